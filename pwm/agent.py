@@ -1,0 +1,250 @@
+"""PWM's losses and updates: tensors in, tensors out (paper, section 2).
+
+Shapes: H horizon, B batch, O observation, A action, Z latent, K critics; time comes first.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pwm.config import ExtractConfig, PretrainConfig
+from pwm.data.windows import Batch
+from pwm.nn.actor_critic import Actor, Critic
+from pwm.nn.returns import horizon_return, td_lambda
+from pwm.nn.world_model import WorldModel
+
+# actions [B, A] → (segment ends [B], terminated [B], latents of the observations after resets [B, Z])
+Environment = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+class Rollout(NamedTuple):
+    """H steps of the model under the policy: latents acted from, actions, latents reached, and where episodes ended."""
+
+    z: Tensor  # [H, B, Z]
+    action: Tensor  # [H, B, A]
+    next_z: Tensor  # [H, B, Z]
+    ends: Tensor  # [H, B]
+    terminated: Tensor  # [H, B]
+
+
+def world_model_loss(model: WorldModel, batch: Batch, config: PretrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """L = 1/H Σ_t ρ^t [c_z · mse(z_{t+1}, stopgrad E(s_{t+1})) + c_r · ℓ(R(z_t, a_t), r_t)], z_{t+1} = F(z_t, a_t).
+
+    Args:
+        model: the world model; only z_0 = E(s_0) and its own predictions are unrolled.
+        batch: windows of H+1 observations.
+        config: ρ and the coefficients.
+
+    Returns:
+        The scalar loss, and its two terms, ρ-weighted but without coefficients.
+    """
+    horizon = batch.action.shape[0]
+    with torch.no_grad():
+        target = model.encode(batch.obs[1:], batch.task)
+    latents = [model.encode(batch.obs[0], batch.task)]
+    for t in range(horizon):
+        latents.append(model.next(latents[-1], batch.action[t], batch.task))
+    z = torch.stack(latents)
+    weight = config.rho ** torch.arange(horizon, dtype=z.dtype, device=z.device) / horizon
+    consistency = weight @ F.mse_loss(z[1:], target, reduction="none").mean((1, 2))
+    output = model.reward_output(z[:-1], batch.action, batch.task)
+    reward = weight @ model.reward_loss(output, batch.reward).mean(1)
+    loss = config.consistency_coef * consistency + config.reward_coef * reward
+    return loss, {"consistency_loss": consistency.detach(), "reward_loss": reward.detach()}
+
+
+def rollout(
+    model: WorldModel, actor: Actor, z: Tensor, task: Tensor, noise: Tensor, environment: Environment | None = None
+) -> Rollout:
+    """Unroll the policy through the model with its gradient; the policy's own input z is detached.
+
+    Args:
+        model, actor: F and π.
+        z: start latents [B, Z].
+        task: task indices [B].
+        noise: standard normal [H, B, A], the policy's ε.
+        environment: steps the real environment beside the model, which tells where episodes end; there the latent is
+            that of the new episode's first observation and carries no gradient. None: no episode ends.
+    """
+    steps: list[tuple[Tensor, ...]] = []
+    never = torch.zeros(z.shape[0], device=z.device)
+    for epsilon in noise:
+        action = actor(z.detach(), epsilon)
+        next_z = model.next(z, action, task)
+        ends, terminated = never, never
+        following = next_z
+        if environment is not None:
+            ends, terminated, fresh = environment(action.detach())
+            following = torch.where(ends.bool().unsqueeze(-1), fresh, next_z)
+        steps.append((z, action, next_z, ends, terminated))
+        z = following
+    return Rollout(*(torch.stack(parts) for parts in zip(*steps, strict=True)))
+
+
+class Objective(NamedTuple):
+    """What a rollout is worth: J with its gradient, and the detached parts the critic learns from."""
+
+    returns: Tensor  # J [B]
+    reward: Tensor  # [H, B]
+    next_value: Tensor  # [H, B], zero where the state terminated
+
+
+def objective(model: WorldModel, critic: Critic, path: Rollout, task: Tensor, gamma: float) -> Objective:
+    """J = Σ_{h<H} γ^h R(z_h, a_h) + γ^H min_k V_k(z_H), per rollout, closed early where an episode ends."""
+    reward = model.reward(path.z, path.action, task)
+    horizon, batch = reward.shape
+    if path.ends.any():  # every segment's last latent carries gradient
+        value = critic.minimum(path.next_z.flatten(0, 1)).view(horizon, batch)
+    else:
+        with torch.no_grad():
+            inner = critic.minimum(path.next_z[:-1].flatten(0, 1)).view(horizon - 1, batch)
+        value = torch.cat([inner, critic.minimum(path.next_z[-1]).unsqueeze(0)])
+    value = value * (1.0 - path.terminated)
+    returns = horizon_return(reward, value, path.ends, gamma)
+    return Objective(returns, reward.detach(), value.detach())
+
+
+def critic_loss(critic: Critic, z: Tensor, target: Tensor) -> Tensor:
+    """Mean over the members of (V_k(z) − G)², z [B, Z], target [B]."""
+    return (critic(z) - target).square().mean()
+
+
+class RunningVariance:
+    """Mean and variance of all values ever seen (Chan et al.'s parallel update). The memory is unbounded by intent:
+    a short window shrinks the scale late in training and blows the policy gradient up.
+    """
+
+    def __init__(self, mean: float = 0.0, variance: float = 1.0, count: float = 1e-4) -> None:
+        self.mean, self.variance, self.count = mean, variance, count
+
+    def update(self, x: Tensor) -> None:
+        """Take in all entries of x."""
+        count, mean, variance = x.numel(), x.mean().item(), x.var(unbiased=False).item()
+        total = self.count + count
+        delta = mean - self.mean
+        squares = self.variance * self.count + variance * count + delta**2 * self.count * count / total
+        self.mean, self.variance, self.count = self.mean + delta * count / total, squares / total, total
+
+    @property
+    def std(self) -> float:
+        """Standard deviation, kept off zero."""
+        return (self.variance + 1e-5) ** 0.5
+
+    def state(self) -> tuple[float, float, float]:
+        """The arguments that make an equal one."""
+        return self.mean, self.variance, self.count
+
+
+def apply_gradients(
+    optimiser: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], gradients: Iterable[Tensor], limit: float
+) -> Tensor:
+    """Clip the gradients' global norm to `limit`, take one optimiser step, return the norm before clipping."""
+    parameters = list(parameters)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    norm = nn.utils.clip_grad_norm_(parameters, limit)
+    optimiser.step()
+    return norm
+
+
+def linear_decay(start: float, end: float, progress: float) -> float:
+    """The learning rate after a share `progress` of training."""
+    return start + (end - start) * progress
+
+
+class ModelTrainer:
+    """World-model updates: the model and its optimiser."""
+
+    def __init__(self, model: WorldModel, config: PretrainConfig) -> None:
+        self.model, self.config = model, config
+        self.optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step on one batch of windows; returns the loss, its terms and the gradient norm."""
+        parameters = list(self.model.parameters())
+        loss, terms = world_model_loss(self.model, batch, self.config)
+        gradients = torch.autograd.grad(loss, parameters)
+        norm = apply_gradients(self.optimiser, parameters, gradients, self.config.grad_norm)
+        return {"model_loss": loss.detach(), **terms, "model_grad_norm": norm}
+
+    def state(self) -> dict:
+        """Everything needed to go on exactly."""
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def restore(self, state: dict) -> None:
+        """Go on from `state()`."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+class PolicyTrainer:
+    """Policy extraction: actor and critic, trained through a world model that is not changed here."""
+
+    def __init__(self, model: WorldModel, actor: Actor, critic: Critic, config: ExtractConfig) -> None:
+        self.model, self.actor, self.critic, self.config = model, actor, critic, config
+        self.actor_optimiser = torch.optim.Adam(actor.parameters(), config.actor_lr, config.betas, fused=True)
+        self.critic_optimiser = torch.optim.Adam(critic.parameters(), config.critic_lr, config.betas, fused=True)
+        self.return_scale = RunningVariance()
+        self.updates = 0
+
+    def update(self, z: Tensor, task: Tensor, environment: Environment | None = None) -> dict[str, Tensor | float]:
+        """One policy update from start latents z [B, Z]: an actor step, then the critic's passes on the same rollout.
+
+        Returns:
+            Metrics: mean J (`value`), losses, gradient norms, and the share of saturated actions (|a| > 0.99).
+        """
+        config = self.config
+        actor_lr = linear_decay(config.actor_lr, config.final_lr, self.updates / config.updates)
+        self.actor_optimiser.param_groups[0]["lr"] = actor_lr
+        noise = torch.randn(config.horizon, z.shape[0], self.model.action_dim, device=z.device)
+        path = rollout(self.model, self.actor, z, task, noise, environment)
+        worth = objective(self.model, self.critic, path, task, config.gamma)
+        self.return_scale.update(worth.returns.detach())
+        parameters = list(self.actor.parameters())
+        gradients = torch.autograd.grad(-worth.returns.mean() / self.return_scale.std, parameters)
+        actor_norm = apply_gradients(self.actor_optimiser, parameters, gradients, config.actor_grad_norm)
+        loss, critic_norm = self._update_critic(path, worth)
+        self.updates += 1
+        return {
+            "value": worth.returns.detach().mean(),
+            "critic_loss": loss,
+            "actor_grad_norm": actor_norm,
+            "critic_grad_norm": critic_norm,
+            "saturation": (path.action.detach().abs() > 0.99).float().mean(),
+        }
+
+    def _update_critic(self, path: Rollout, worth: Objective) -> tuple[Tensor, Tensor]:
+        """Several passes of minibatches towards fixed TD(λ) targets; the last loss and gradient norm."""
+        config = self.config
+        target = td_lambda(worth.reward, worth.next_value, path.ends, config.gamma, config.td_lambda).flatten()
+        z = path.z.detach().flatten(0, 1)
+        parameters = list(self.critic.parameters())
+        for _ in range(config.critic_passes):
+            for rows in torch.randperm(len(z), device=z.device).chunk(config.critic_minibatches):
+                loss = critic_loss(self.critic, z[rows], target[rows])
+                gradients = torch.autograd.grad(loss, parameters)
+                norm = apply_gradients(self.critic_optimiser, parameters, gradients, config.critic_grad_norm)
+        return loss.detach(), norm
+
+    def state(self) -> dict:
+        """Everything needed to go on exactly, but for the world model."""
+        return {
+            "actor": self.actor.state_dict(),
+            "critic": self.critic.state_dict(),
+            "actor_optimiser": self.actor_optimiser.state_dict(),
+            "critic_optimiser": self.critic_optimiser.state_dict(),
+            "return_scale": self.return_scale.state(),
+            "updates": self.updates,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on from `state()`."""
+        self.actor.load_state_dict(state["actor"])
+        self.critic.load_state_dict(state["critic"])
+        self.actor_optimiser.load_state_dict(state["actor_optimiser"])
+        self.critic_optimiser.load_state_dict(state["critic_optimiser"])
+        self.return_scale = RunningVariance(*state["return_scale"])
+        self.updates = state["updates"]

@@ -1,0 +1,282 @@
+"""Every setting of the project: frozen, validated dataclasses that hold the only defaults.
+
+The defaults are the paper's (section 2). A scale's YAML file says only what it changes.
+"""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pwm.errors import UserError
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Units = Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+# Widths of the world model by size in millions of parameters ("single": the paper's single-task model, 1.5M).
+MODEL_SIZES: dict[str, dict[str, Any]] = {
+    "single": {"encoder": (256,), "units": (512, 512), "latent_dim": 512, "reward_bins": 0},
+    "5": {"encoder": (256,), "units": (512, 512), "latent_dim": 512, "reward_bins": 101},
+    "19": {"encoder": (1024,) * 2, "units": (1024, 1024), "latent_dim": 512, "reward_bins": 101},
+    "48": {"encoder": (1792,) * 3, "units": (1792, 1792), "latent_dim": 768, "reward_bins": 101},
+    "317": {"encoder": (4096,) * 4, "units": (4096, 4096), "latent_dim": 1376, "reward_bins": 101},
+}
+
+
+class Config(BaseModel):
+    """Base of all settings: immutable, unknown keys and wrong types refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class WorldModelConfig(Config):
+    """Architecture of the world model. `size` fills the widths from `MODEL_SIZES`; a width given beside it wins."""
+
+    size: Literal["single", "5", "19", "48", "317"] = "single"
+    encoder: Units
+    units: Units
+    latent_dim: Positive
+    reward_bins: Count  # 0: a scalar reward head
+    reward_low: float = -10.0
+    reward_high: float = 10.0
+    simnorm_dim: Positive = 8
+    task_dim: Count = 96  # used only with several tasks
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_size(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return {**MODEL_SIZES.get(str(data.get("size", "single")), {}), **data}
+
+    @model_validator(mode="after")
+    def _check(self) -> "WorldModelConfig":
+        if self.latent_dim % self.simnorm_dim:
+            raise ValueError(f"latent_dim {self.latent_dim} must be a multiple of simnorm_dim {self.simnorm_dim}")
+        if self.reward_bins == 1 or self.reward_low >= self.reward_high:
+            raise ValueError("reward_bins must be 0 or at least 2, and reward_low below reward_high")
+        return self
+
+
+class LearnerConfig(Config):
+    """The online learner (soft actor-critic) whose replay or checkpoints make a data set."""
+
+    env_steps: Positive = 20_000  # decisions
+    units: Units = (256, 256)
+    batch_size: Positive = 256
+    learning_rate: Rate = 1e-3
+    random_steps: Positive = 1_000  # decisions before the first update
+    checkpoints: Positive = 6  # kept at equal distances, the last one at the end
+
+
+class CollectConfig(Config):
+    """How a task's episodes are made.
+
+    random: uniform actions. replay: the learner's own episodes, from its first to its last. checkpoints: the learner's
+    checkpoints in turn, each episode with one of the noise levels and bursts of random or constant actions.
+    """
+
+    behaviour: Literal["random", "replay", "checkpoints"] = "random"
+    episodes: Positive = 100
+    learner: LearnerConfig = LearnerConfig()
+    noise: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0, 0.1, 0.3, 0.6)
+    burst_probability: Share = 0.02  # per decision, of starting a burst
+    burst_length: tuple[Positive, Positive] = (4, 20)
+
+
+class PretrainConfig(Config):
+    """Training of a world model on episodes (paper, section 2)."""
+
+    tasks: Literal["each", "all"] = "each"  # a model per task of the suite, or one for all of them
+    seeds: Positive = 1  # models trained; run seed k uses model seed k modulo this
+    world_model: WorldModelConfig = WorldModelConfig()
+    updates: Positive = 50_000
+    batch_size: Positive = 256
+    horizon: Positive = 16
+    rho: Annotated[float, Field(gt=0, le=1)] = 0.99  # weight of step t is rho^t
+    consistency_coef: Rate = 1.0
+    reward_coef: Rate = 1.0
+    learning_rate: Rate = 3e-4
+    grad_norm: Rate = 20.0
+
+
+class OnlineConfig(Config):
+    """Online single-task training: fresh data and world-model updates beside every policy update (paper, section 2)."""
+
+    num_envs: Positive = 64
+    replay_capacity: Positive = 1_000_000
+    model_updates: Positive = 8
+    model_batch_size: Positive = 256
+
+
+class ExtractConfig(Config):
+    """Extraction of a policy by first-order gradients through the world model (paper, section 2)."""
+
+    world_model: str = "default"  # which of the suite's world models
+    updates: Positive = 10_000
+    batch_size: Positive = 512
+    horizon: Positive = 16
+    gamma: Share = 0.99
+    td_lambda: Share = 0.95
+    actor_units: Units = (400, 200, 100)
+    critic_units: Units = (400, 200)
+    critics: Positive = 3
+    actor_lr: Rate = 5e-4
+    critic_lr: Rate = 5e-4
+    final_lr: Rate = 1e-5
+    betas: tuple[Share, Share] = (0.7, 0.95)
+    actor_grad_norm: Rate = 1.0
+    critic_grad_norm: Rate = 100.0
+    critic_passes: Positive = 8
+    critic_minibatches: Positive = 4
+    online: OnlineConfig | None = None  # None: from offline data, the world model frozen
+
+
+class EvaluationConfig(Config):
+    """How policies are scored: the final evaluation and the points of the learning curve."""
+
+    episodes: Positive = 10
+    curve_points: Positive = 20
+    curve_episodes: Positive = 5
+
+
+class RunConfig(Config):
+    """A run's config.yaml: what is trained and scored, fully resolved."""
+
+    scale: str
+    suite: str
+    task: str
+    algorithm: str
+    variant: str
+    seed: Count
+    settings: dict[str, Any]  # validated by the algorithm's own class
+    evaluation: EvaluationConfig
+
+
+class DataConfig(Config):
+    """A data set's config.yaml."""
+
+    scale: str
+    task: str
+    seed: Count
+    settings: CollectConfig
+
+
+class ModelConfig(Config):
+    """A world model's config.yaml."""
+
+    scale: str
+    suite: str
+    variant: str
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    seed: Count
+    settings: PretrainConfig
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 3e-4 as a number, as YAML 1.2 does, and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: the file is missing, is not YAML or holds no mapping.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); check that it is a text file you may read") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML ({reason}); mend the file") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: must hold a mapping of settings, not {type(data).__name__}; mend the file")
+    return data
+
+
+def validate(cls: type[AnyConfig], data: dict[str, Any], where: str) -> AnyConfig:
+    """Make `cls` from plain data.
+
+    Args:
+        cls: the settings' class.
+        data: as read from YAML.
+        where: what to name in an error, such as the file and the section.
+
+    Raises:
+        UserError: an unknown key (with the nearest one), a wrong type or a value out of range; one line.
+    """
+    try:
+        return cls.model_validate_json(json.dumps(data))
+    except (TypeError, ValueError) as error:
+        if not isinstance(error, ValidationError):
+            raise UserError(f"{where}: {error}; use only numbers, text, lists and mappings") from None
+        raise UserError(f"{where}: {_first_problem(cls, error)}") from None
+
+
+def _first_problem(cls: type[Config], error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(problem["loc"][-1]), _all_keys(cls), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else "; remove it"
+        return f"unknown key '{key}'{hint}"
+    if problem["type"] == "missing":
+        return f"key '{key}' is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    subject = f"'{key}'" if key else "settings"
+    shown = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+    return f"{subject}: {message[0].lower()}{message[1:]}{shown}; correct the value"
+
+
+def _all_keys(cls: type[Config]) -> list[str]:
+    """The keys of `cls` and of the settings nested in it."""
+    keys = []
+    for name, field in cls.model_fields.items():
+        keys.append(name)
+        for annotation in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(annotation, type) and issubclass(annotation, Config):
+                keys += _all_keys(annotation)
+    return keys
+
+
+def merge(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it, mapping by mapping; later ones win."""
+    merged = dict(base)
+    for change in changes:
+        for key, value in change.items():
+            old = merged.get(key)
+            merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def load(cls: type[AnyConfig], path: Path) -> AnyConfig:
+    """Read and validate a resolved config.yaml (or JSON, which is YAML)."""
+    return validate(cls, read_yaml(path), str(path))
+
+
+def dump(config: Config) -> str:
+    """The YAML of a config, stable and complete, as written to config.yaml."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100)

@@ -1,0 +1,124 @@
+"""Batches of windows and start states, drawn from the episodes of one task or many."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from pwm.data.episodes import Episodes
+from pwm.errors import UserError
+
+
+class Batch(NamedTuple):
+    """B windows of H steps, time first, float32; `obs[h + 1]` follows `action[h]`, which earned `reward[h]`."""
+
+    obs: torch.Tensor  # [H + 1, B, O]
+    action: torch.Tensor  # [H, B, A]
+    reward: torch.Tensor  # [H, B]
+    terminated: torch.Tensor  # [H, B], 1 where the task ended the episode: only ever in a window's last step
+    task: torch.Tensor  # [B] int64, index of the data set
+
+
+class WindowSampler:
+    """Draws windows that never cross an episode's end.
+
+    Every data set is equally likely, then every valid window of it: an episode of length L has L - H + 1. Observations
+    and actions are zero-padded to the widest task, or to `observation_dim` and `action_dim` if these are larger.
+    Raises `UserError` for a data set without a valid window.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[Episodes],
+        batch_size: int,
+        horizon: int,
+        seed: int,
+        observation_dim: int | None = None,
+        action_dim: int | None = None,
+    ) -> None:
+        if not datasets or batch_size < 1 or horizon < 1:
+            raise ValueError("a window sampler needs a data set, batch_size >= 1 and horizon >= 1")
+        self.batch_size = batch_size
+        self.horizon = horizon
+        self.observation_dim = max(observation_dim or 0, *(data.meta.observation_dim for data in datasets))
+        self.action_dim = max(action_dim or 0, *(data.meta.action_dim for data in datasets))
+        self._sources = [_Source(data, horizon) for data in datasets]
+        self._rng = np.random.default_rng(seed)
+
+    def sample(self) -> Batch:
+        """`batch_size` windows; shapes as in `Batch`."""
+        horizon, size = self.horizon, self.batch_size
+        obs = np.zeros((horizon + 1, size, self.observation_dim), np.float32)
+        action = np.zeros((horizon, size, self.action_dim), np.float32)
+        reward = np.empty((horizon, size), np.float32)
+        terminated = np.empty((horizon, size), np.float32)
+        task = self._rng.integers(len(self._sources), size=size)
+        time = np.arange(horizon + 1)[:, None]
+        for index, source in enumerate(self._sources):
+            column = np.flatnonzero(task == index)
+            episode, start = _draw(self._rng, source.windows, len(column))
+            step = episode * source.episode_length + start + time[:-1]
+            obs[:, column, : source.obs.shape[1]] = source.obs[step[:1] + episode + time]
+            action[:, column, : source.action.shape[1]] = source.action[step]
+            reward[:, column] = source.reward[step]
+            terminated[:, column] = source.terminated[step]
+        return Batch(*map(torch.from_numpy, (obs, action, reward, terminated, task)))
+
+    def sample_starts(self, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """States to act from, obs `[batch_size, O]`, and their task `[batch_size]`.
+
+        Every data set is equally likely, then every observation of it but those a termination left behind.
+        """
+        obs = np.zeros((batch_size, self.observation_dim), np.float32)
+        task = self._rng.integers(len(self._sources), size=batch_size)
+        for index, source in enumerate(self._sources):
+            row = np.flatnonzero(task == index)
+            episode, start = _draw(self._rng, source.states, len(row))
+            obs[row, : source.obs.shape[1]] = source.obs[episode * (source.episode_length + 1) + start]
+        return torch.from_numpy(obs), torch.from_numpy(task)
+
+    def state(self) -> str:
+        """The generator's state as JSON: after `restore` the same batches follow."""
+        return json.dumps(self._rng.bit_generator.state)
+
+    def restore(self, state: str) -> None:
+        """Go on from what `state` returned."""
+        self._rng.bit_generator.state = json.loads(state)
+
+
+class _Source:
+    """A data set as flat rows, with the running count over episodes of what can be drawn from each."""
+
+    def __init__(self, data: Episodes, horizon: int) -> None:
+        self.episode_length = data.meta.episode_length
+        # Plain views of the maps: `np.memmap` itself is slow to index.
+        self.obs = np.asarray(data.obs).reshape(-1, data.meta.observation_dim)
+        self.action = np.asarray(data.action).reshape(-1, data.meta.action_dim)
+        self.reward = np.asarray(data.reward).reshape(-1)
+        self.terminated = np.asarray(data.terminated).reshape(-1)
+        self._length = np.asarray(data.length)
+        self.windows = np.cumsum(np.maximum(self._length - horizon + 1, 0))  # [E]
+        if self.windows[-1] == 0:
+            longest = self._length.max()
+            raise UserError(
+                f"{data.folder}: no episode has a window of {horizon} steps, the longest has {longest}; "
+                f"lower the horizon or collect longer episodes"
+            )
+
+    @cached_property
+    def states(self) -> np.ndarray:
+        """`[E]`, as `windows`, of observations that no termination left behind; reads one value per episode."""
+        last = np.arange(len(self._length)) * self.episode_length + self._length - 1
+        ended = (self._length > 0) & (self.terminated[last] > 0)
+        return np.cumsum(self._length + 1 - ended)
+
+
+def _draw(rng: np.random.Generator, cumulative: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Uniform draws among the items counted by `cumulative` `[E]`: episode and offset in it, each `[size]`."""
+    item = rng.integers(cumulative[-1], size=size)
+    episode = np.searchsorted(cumulative, item, side="right")
+    before = np.where(episode > 0, cumulative[episode - 1], 0)
+    return episode, item - before

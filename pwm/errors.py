@@ -1,0 +1,23 @@
+"""The one way a user's mistake leaves the program: a single line and exit code 2."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can mend. Its message is one line that names the thing and the mend."""
+
+
+def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
+    """Wrap a command's `main` so that a `UserError` prints one line to stderr and exits with code 2."""
+
+    @functools.wraps(main)
+    def wrapped() -> None:
+        try:
+            main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    return wrapped

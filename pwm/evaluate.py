@@ -1,0 +1,137 @@
+"""Stage `evaluate`: score a trained policy, the same way for every algorithm.
+
+python -m pwm.evaluate --run RUN_FOLDER
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pwm import algorithms, config, envs, runs
+from pwm.algorithms import Policy
+from pwm.config import RunConfig
+from pwm.envs.tasks import get_task
+from pwm.errors import UserError, exit_on_user_error
+
+# Episode seeds of run k start at base + 1000 k: training, learning-curve and final evaluation never share one.
+FINAL_SEED, CURVE_SEED = 1_000_000, 2_000_000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Episodes of one policy. All arrays [E]."""
+
+    returns: np.ndarray  # undiscounted sum of rewards
+    lengths: np.ndarray  # decisions
+    success_last: np.ndarray  # success at the episode's last step
+    success_any: np.ndarray  # success at any step
+
+    def score(self, rule: str) -> float:
+        """The task's score by its rule (`Task.score`; paper, section 4)."""
+        if rule == "success_last":
+            return float(self.success_last.mean())
+        return float(self.returns.mean()) / (1000.0 if rule == "return / 1000" else 1.0)
+
+
+def evaluate(policy: Policy, task: str, episodes: int, seed: int) -> Evaluation:
+    """Run one episode in each of `episodes` environments.
+
+    Args:
+        policy: deterministic policy.
+        task: task name.
+        episodes: number of episodes, E.
+        seed: episode i starts from seed + i.
+    """
+    env = envs.make(task, num_envs=episodes, seed=seed)
+    obs, _ = env.reset(seed=seed)
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=int)
+    last, anywhere = np.zeros(episodes, dtype=bool), np.zeros(episodes, dtype=bool)
+    alive, first = np.ones(episodes, dtype=bool), np.ones(episodes, dtype=bool)
+    while alive.any():
+        obs, reward, terminated, truncated, info = env.step(policy(obs, first))
+        returns[alive] += reward[alive]
+        lengths[alive] += 1
+        last[alive] = info["success"][alive]
+        anywhere[alive] |= info["success"][alive]
+        first = terminated | truncated
+        alive &= ~first
+    env.close()
+    return Evaluation(returns, lengths, last, anywhere)
+
+
+def curve_point(run: runs.Run, policy: Policy, env_steps: int, updates: int, **metrics: Any) -> None:
+    """Evaluate during training: log one row of the learning curve and print one line. Not counted as training time.
+
+    Args:
+        run: a run whose config is a `RunConfig`.
+        policy: the policy as it stands.
+        env_steps: environment steps (decisions) taken so far by the algorithm itself.
+        updates: policy updates so far.
+        metrics: losses and the like.
+    """
+    settings: RunConfig = run.config
+    with run.pause():
+        seed = CURVE_SEED + 1000 * settings.seed
+        result = evaluate(policy, settings.task, settings.evaluation.curve_episodes, seed)
+    row = {"env_steps": env_steps, "updates": updates, "wall_time_s": 0.0}
+    row |= {"return": result.returns.mean(), "success": result.success_last.mean()}
+    run.log(row | metrics)
+    print(
+        f"{settings.task} {settings.algorithm}/{settings.variant} seed {settings.seed}: update {updates}, "
+        f"{env_steps} env steps, {run.wall_time:.0f} s, return {result.returns.mean():.1f} ± {result.returns.std():.1f}",
+        file=sys.stderr,
+    )
+
+
+def curve_updates(total: int, points: int) -> set[int]:
+    """The updates after which the learning curve has a point: equally spaced, the last included."""
+    return {round(total * k / points) for k in range(1, points + 1)}
+
+
+def evaluate_run(folder: Path) -> dict[str, Any]:
+    """Score the policy of a finished run: the content of eval.json."""
+    run_config = config.load(RunConfig, folder / "config.yaml")
+    began = time.time()
+    policy = algorithms.load_policy(run_config.algorithm, folder / "policy")
+    seed, episodes = FINAL_SEED + 1000 * run_config.seed, run_config.evaluation.episodes
+    runs.seed_everything(seed)
+    result = evaluate(policy, run_config.task, episodes, seed)
+    rule = get_task(run_config.task).score
+    return {
+        "score": result.score(rule),
+        "score_rule": rule,
+        "return_mean": float(result.returns.mean()),
+        "return_std": float(result.returns.std()),
+        "success_last": float(result.success_last.mean()),
+        "success_any": float(result.success_any.mean()),
+        "episodes": episodes,
+        "first_episode_seed": seed,
+        "returns": result.returns.tolist(),
+        "lengths": result.lengths.tolist(),
+        "eval_wall_s": round(time.time() - began, 2),
+    }
+
+
+@exit_on_user_error
+def main() -> None:
+    """The stage's command line."""
+    parser = argparse.ArgumentParser(prog="python -m pwm.evaluate", description="Score the policy of a finished run.")
+    parser.add_argument("--run", type=Path, required=True, help="run folder with config.yaml and policy/")
+    folder = parser.parse_args().run
+    if not (folder / "config.yaml").exists():
+        raise UserError(f"{folder}: no config.yaml there; give the folder of a finished run")
+    scores = evaluate_run(folder)
+    runs.write_atomically(folder / "eval.json", json.dumps(scores, indent=2))
+    print(
+        f"{folder}: return {scores['return_mean']:.1f} ± {scores['return_std']:.1f} over {scores['episodes']} episodes"
+    )
+
+
+if __name__ == "__main__":
+    main()

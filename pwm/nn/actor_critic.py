@@ -1,0 +1,76 @@
+"""PWM's policy and value: a tanh-Gaussian actor and an ensemble of critics, both on the world model's latent."""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pwm.nn.layers import EnsembleLayerNorm, EnsembleLinear, Mish
+
+
+class Actor(nn.Module):
+    """π(a | z): an MLP of Linear + Mish + LayerNorm for the mean, a state-independent log-std, tanh squashing.
+
+    Args:
+        latent_dim: size of z.
+        action_dim: size of the action, all in [−1, 1].
+        units: hidden widths; [400, 200, 100] in the paper.
+        log_std: initial log standard deviation; −1 in the paper.
+        log_std_min: its floor; −1.427 in the paper.
+    """
+
+    def __init__(
+        self, latent_dim: int, action_dim: int, units: Sequence[int], log_std: float = -1.0, log_std_min: float = -1.427
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        widths = [latent_dim, *units]
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), Mish(), nn.LayerNorm(outputs)]
+        self.mean = nn.Sequential(*layers, nn.Linear(widths[-1], action_dim))
+        self.log_std = nn.Parameter(torch.full((action_dim,), log_std))
+        self.log_std_min = log_std_min
+
+    def forward(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Reparameterised action tanh(μ(z) + σ ε); deterministic without noise.
+
+        Args:
+            z: [..., Z].
+            noise: [..., A] standard normal ε, or None for the mode.
+
+        Returns:
+            [..., A] in (−1, 1).
+        """
+        mean = self.mean(z)
+        if noise is None:
+            return torch.tanh(mean)
+        return torch.tanh(mean + self.log_std.clamp(min=self.log_std_min).exp() * noise)
+
+
+class Critic(nn.Module):
+    """K value functions of a latent, each an MLP of Linear + Mish + LayerNorm with orthogonal initial weights.
+
+    Args:
+        latent_dim: size of z.
+        units: hidden widths; [400, 200] in the paper.
+        members: ensemble size K; 3 in the paper.
+    """
+
+    def __init__(self, latent_dim: int, units: Sequence[int], members: int) -> None:
+        super().__init__()
+        gain = 2.0**0.5
+        layers: list[nn.Module] = []
+        widths = [latent_dim, *units]
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [EnsembleLinear(members, inputs, outputs, gain), Mish(), EnsembleLayerNorm(members, outputs)]
+        self.values = nn.Sequential(*layers, EnsembleLinear(members, widths[-1], 1, gain))
+        self.members = members
+
+    def forward(self, z: Tensor) -> Tensor:
+        """All members' values of z [B, Z]: [K, B]."""
+        return self.values(z.expand(self.members, *z.shape)).squeeze(-1)
+
+    def minimum(self, z: Tensor) -> Tensor:
+        """The value PWM uses, min_k V_k(z): [B, Z] → [B]."""
+        return self(z).amin(0)

@@ -1,0 +1,100 @@
+"""Building blocks of the networks: SimNorm, Mish, normed linear layers and ensembles of MLPs.
+
+Shapes: `...` is any number of leading batch dimensions, D the feature size, K the ensemble size.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def simnorm(x: Tensor, group: int) -> Tensor:
+    """Simplicial normalisation: softmax within consecutive groups of features (paper, section 2).
+
+    Args:
+        x: [..., D], D a multiple of `group`.
+        group: features per simplex; 8 in the paper.
+
+    Returns:
+        [..., D], each group non-negative and summing to 1.
+    """
+    # Softmax over an axis in the middle is vectorised over the groups; over a last axis of 8 it is far slower on CPUs.
+    groups = x.unflatten(-1, (-1, group)).transpose(-1, -2).contiguous()
+    return F.softmax(groups, dim=-2).transpose(-1, -2).flatten(-2)
+
+
+def mish(x: Tensor) -> Tensor:
+    """Mish activation x · tanh(softplus(x)), with one exponential: tanh(log(1 + eˣ)) = n / (n + 2), n = eˣ(eˣ + 2).
+
+    The clamp keeps e²ˣ finite in float32; beyond it the factor is 1 to the last bit.
+    """
+    e = x.clamp(max=20.0).exp()
+    n = e * (e + 2.0)
+    return x * (n / (n + 2.0))
+
+
+class SimNorm(nn.Module):
+    """`simnorm` as a layer."""
+
+    def __init__(self, group: int) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        return simnorm(x, self.group)
+
+
+class Mish(nn.Module):
+    """`mish` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mish(x)
+
+
+class NormedLinear(nn.Module):
+    """Linear, LayerNorm, activation: the layer of TD-MPC2's world model."""
+
+    def __init__(self, inputs: int, outputs: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.norm = nn.LayerNorm(outputs)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(self.linear(x)))
+
+
+def world_model_mlp(inputs: int, units: Sequence[int], last: nn.Module) -> nn.Sequential:
+    """An MLP of `NormedLinear` + Mish layers of widths `units`, ending in the module `last`."""
+    widths = [inputs, *units]
+    layers = [NormedLinear(a, b, Mish()) for a, b in itertools.pairwise(widths)]
+    return nn.Sequential(*layers, last)
+
+
+class EnsembleLinear(nn.Module):
+    """K independent linear layers as one batched product: [K, B, in] → [K, B, out]. Orthogonal weights, zero bias."""
+
+    def __init__(self, members: int, inputs: int, outputs: int, gain: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
+        for k in range(members):
+            nn.init.orthogonal_(self.weight.data[k], gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class EnsembleLayerNorm(nn.Module):
+    """LayerNorm with its own scale and shift per member: [K, B, D] → [K, B, D]."""
+
+    def __init__(self, members: int, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(members, 1, features))
+        self.bias = nn.Parameter(torch.zeros(members, 1, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias

@@ -1,0 +1,114 @@
+"""Stage `pretrain`: train a world model on the episodes of one task or many.
+
+python -m pwm.pretrain --config config.yaml --data EPISODES [EPISODES ...] --out FOLDER
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pwm import config, runs
+from pwm.agent import ModelTrainer
+from pwm.config import ModelConfig, PretrainConfig
+from pwm.data.episodes import Episodes
+from pwm.data.windows import Batch, WindowSampler
+from pwm.envs.tasks import get_task
+from pwm.errors import UserError, exit_on_user_error
+from pwm.nn.world_model import WorldModel
+
+LOG_POINTS = 50  # rows of metrics.csv
+
+
+def build_model(settings: PretrainConfig, tasks: tuple[str, ...]) -> WorldModel:
+    """A freshly initialised world model for these tasks."""
+    table = [get_task(name) for name in tasks]
+    observation_dim = max(task.observation_dim for task in table)
+    return WorldModel(settings.world_model, observation_dim, [task.action_dim for task in table])
+
+
+def load_model(folder: Path) -> tuple[WorldModel, ModelConfig]:
+    """A pre-trained world model in evaluation mode on the default device, and the config it was trained by.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged or does not fit its config.
+    """
+    tensors, saved = runs.load_checkpoint(folder)
+    settings = config.validate(ModelConfig, saved["model"], str(folder / "config.json"))
+    model = build_model(settings.settings, settings.tasks)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: weights do not fit the config ({reason}); pre-train it again") from None
+    return model.to(runs.default_device()).eval(), settings
+
+
+def open_data(folders: list[Path], tasks: tuple[str, ...]) -> list[Episodes]:
+    """The data sets of `tasks`, in that order, verified.
+
+    Raises:
+        UserError: one is damaged, of another task, or their number is wrong.
+    """
+    if len(folders) != len(tasks):
+        raise UserError(
+            f"--data: {len(folders)} folders for {len(tasks)} tasks ({', '.join(tasks)}); give one per task"
+        )
+    return [Episodes.open(folder, expected_task=task) for folder, task in zip(folders, tasks, strict=True)]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`."""
+    return Batch(*(part.to(device, non_blocking=True) for part in batch))
+
+
+def reward_std(datasets: list[Episodes]) -> float:
+    """Standard deviation of all rewards in the data, by which a scalar head's rewards are divided; off zero."""
+    return max(float(np.mean([data.meta.statistics.reward_std for data in datasets])), 1e-4)
+
+
+def pretrain(run: runs.Run, datasets: list[Episodes]) -> None:
+    """Train the model of `run.config` and finish the run."""
+    settings: PretrainConfig = run.config.settings
+    model = build_model(settings, run.config.tasks).to(run.device)
+    if not settings.world_model.reward_bins:
+        model.reward_scale.fill_(reward_std(datasets))
+    trainer = ModelTrainer(model, settings)
+    sampler = WindowSampler(datasets, settings.batch_size, settings.horizon, run.config.seed)
+    start = 0
+    if state := run.load_state():
+        trainer.restore(state["trainer"])
+        sampler.restore(state["sampler"])
+        start = state["update"]
+    log_every = max(settings.updates // LOG_POINTS, 1)
+    for update in run.progress(settings.updates, start):
+        metrics = trainer.update(to_device(sampler.sample(), run.device))
+        done = update + 1
+        if done % log_every == 0 or done == settings.updates:
+            run.log({"updates": done, **metrics})
+        run.save_state(lambda: {"trainer": trainer.state(), "sampler": sampler.state(), "update": done})  # noqa: B023
+    run.finish(Path(), model.state_dict(), {"model": run.config.model_dump(mode="json")}, **metrics_summary(run))
+
+
+def metrics_summary(run: runs.Run) -> dict[str, float]:
+    """The model's last losses, for the manifest."""
+    return {key: run.rows[-1][key] for key in ("consistency_loss", "reward_loss")}
+
+
+@exit_on_user_error
+def main() -> None:
+    """The stage's command line."""
+    parser = argparse.ArgumentParser(prog="python -m pwm.pretrain", description="Train a world model on episodes.")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tensorboard", action="store_true")
+    args = parser.parse_args()
+    model_config = config.load(ModelConfig, args.config)
+    datasets = open_data(args.data, model_config.tasks)
+    pretrain(runs.Run(args.out, model_config, args.tensorboard), datasets)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""A stage's run: its folder, metrics, progress, resumable state, provenance and seeding.
+
+While a stage works, everything it writes lies in `state/<run>/<config hash>/`, which no rule declares and nothing
+deletes. When it is done, its outputs are renamed into the run's folder and the state is removed.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from pwm.config import Config, dump
+from pwm.errors import UserError
+
+CHECKPOINT_FORMAT = 1
+PACKAGES = ("torch", "mujoco", "dm_control", "gymnasium", "numpy", "stable_baselines3")
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch's and numpy's global generators."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries draw from the global generator
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it, so that a half-written one is never seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def provenance(config: Config, started: float, **facts: Any) -> dict[str, Any]:
+    """What a manifest.json holds: commit, command, versions, hardware, seed, times and the stage's own facts."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit and git("status", "--porcelain", "--untracked-files=no"):
+        commit += "-dirty"
+    installed = {name: metadata.version(name) for name in PACKAGES}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "commit": commit or "unknown",
+        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "versions": {"python": platform.python_version(), **installed},
+        "hardware": {
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": gpu,
+        },
+        "device": str(default_device()),
+        "seed": config.seed,
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        **facts,
+    }
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    """Write `model.safetensors` and `config.json` (with a format version) into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors"
+    )
+    write_atomically(folder / "config.json", json.dumps({"format": CHECKPOINT_FORMAT, **config}, indent=2))
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what `save_checkpoint` wrote: tensors by name, and the config.
+
+    Raises:
+        UserError: a file is missing, damaged or of another format.
+    """
+    mend = f"delete {folder} and run the rule that makes it again"
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if config.get("format") != CHECKPOINT_FORMAT:
+            raise UserError(f"{folder}: checkpoint format {config.get('format')}, expected {CHECKPOINT_FORMAT}; {mend}")
+        return load_file(folder / "model.safetensors"), config
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or folder}: checkpoint is missing; {mend}") from None
+    except UserError:
+        raise
+    except Exception as error:  # safetensors raises its own kinds for every sort of damage
+        raise UserError(f"{folder}: checkpoint is damaged ({error}); {mend}") from None
+
+
+class Run:
+    """One stage at work on one config.
+
+    Args:
+        out: the run's folder.
+        config: its resolved config; its hash names the state folder.
+        tensorboard: also write TensorBoard event files beside the metrics.
+        save_every: seconds between saves of the state.
+    """
+
+    def __init__(self, out: Path, config: Config, tensorboard: bool = False, save_every: float = 60.0) -> None:
+        self.out, self.config, self.save_every = out, config, save_every
+        digest = hashlib.sha256(dump(config).encode()).hexdigest()[:16]
+        self.state_folder = _state_root(out) / digest
+        self.state_folder.mkdir(parents=True, exist_ok=True)
+        self.device = default_device()
+        self.rows: list[dict[str, Any]] = []
+        self._elapsed_before = self._paused = 0.0
+        self._started = self._saved = time.time()
+        self._writer = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(out / "tensorboard"))
+        seed_everything(config.seed)
+
+    @property
+    def wall_time(self) -> float:
+        """Seconds of training so far, over all interruptions; pauses (evaluations) are not counted."""
+        return self._elapsed_before + time.time() - self._started - self._paused
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Work inside is not training time."""
+        began = time.time()
+        yield
+        self._paused += time.time() - began
+
+    def bar(self, total: int, start: int, unit: str) -> tqdm:
+        """A progress bar with rate and remaining time."""
+        name = getattr(self.config, "task", None) or ",".join(self.config.tasks)
+        label = f"{name} seed {self.config.seed}"
+        return tqdm(total=total, initial=start, desc=label, unit=unit, mininterval=2.0, dynamic_ncols=True)
+
+    def progress(self, total: int, start: int = 0) -> Iterator[int]:
+        """Count the updates from `start` to `total` behind a progress bar."""
+        with self.bar(total, start, "update") as bar:
+            for step in range(start, total):
+                yield step
+                bar.update()
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a row to metrics.csv; wall_time_s is filled in. A first row may lack the later ones' columns.
+
+        Raises:
+            FloatingPointError: a value that is not finite; the state saved last stays.
+        """
+        row = {key: float(v) if isinstance(v, torch.Tensor | np.floating) else v for key, v in row.items()}
+        row["wall_time_s"] = round(self.wall_time, 2)
+        broken = [key for key, value in row.items() if isinstance(value, float) and not np.isfinite(value)]
+        if broken:
+            raise FloatingPointError(f"{broken[0]} is {row[broken[0]]} in row {len(self.rows)}: training diverged")
+        self.rows.append(row)
+        self._write_metrics(self.state_folder / "metrics.csv")
+        if self._writer:
+            for key, value in row.items():
+                self._writer.add_scalar(key, value, row["updates"])
+            self._writer.flush()
+
+    def _write_metrics(self, path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(self.rows[-1]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def save_state(self, make_state: Callable[[], dict[str, Any]]) -> None:
+        """Save everything needed to go on, if the last save is old enough: written whole or not at all.
+
+        Args:
+            make_state: gives tensors, numbers, text and containers of them; the RNGs and the metrics are added.
+        """
+        if time.time() - self._saved < self.save_every:
+            return
+        kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+        whole = {
+            "state": make_state(),
+            "rows": self.rows,
+            "elapsed": self.wall_time,
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy_rng": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        }
+        temporary = self.state_folder / "state.pt.tmp"
+        torch.save(whole, temporary)
+        temporary.replace(self.state_folder / "state.pt")
+        self._saved = time.time()
+
+    def load_state(self) -> dict[str, Any] | None:
+        """The state a killed run left, with metrics and RNGs restored; None where there is none.
+
+        Raises:
+            UserError: the state is damaged.
+        """
+        path = self.state_folder / "state.pt"
+        if not path.exists():
+            return None
+        try:
+            whole = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise UserError(f"{path}: cannot be read ({error}); delete it to start this run anew") from None
+        self.rows, self._elapsed_before = whole["rows"], whole["elapsed"]
+        torch.set_rng_state(whole["torch_rng"].cpu())
+        if whole["cuda_rng"]:
+            torch.cuda.set_rng_state_all([rng.cpu() for rng in whole["cuda_rng"]])
+        kind, keys, *rest = whole["numpy_rng"]
+        np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
+        print(f"resuming from {path}", file=sys.stderr)
+        return whole["state"]
+
+    def finish(self, checkpoint: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], **facts: Any) -> None:
+        """Move the outputs into place, each by one rename and the manifest last, and drop the state.
+
+        Args:
+            checkpoint: folder inside `out` for the weights; `out` itself where it is ".".
+            tensors, config: as in `save_checkpoint`.
+            facts: further entries of the manifest.
+        """
+        staged = self.state_folder / "final"
+        shutil.rmtree(staged, ignore_errors=True)
+        save_checkpoint(staged / checkpoint, tensors, config)
+        if self.rows:
+            self._write_metrics(staged / "metrics.csv")
+        last = {key: self.rows[-1][key] for key in ("env_steps", "updates") if self.rows and key in self.rows[-1]}
+        manifest = provenance(self.config, self._started, train_wall_s=round(self.wall_time, 2), **last, **facts)
+        (staged / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        for item in sorted(_files(staged), key=lambda path: path.name == "manifest.json"):
+            target = self.out / item.relative_to(staged)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(item, target)
+        if self._writer:
+            self._writer.close()
+        self.discard_state()
+
+    def discard_state(self) -> None:
+        """Drop the state: the run's outputs are in place."""
+        shutil.rmtree(self.state_folder)
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _state_root(out: Path) -> Path:
+    """state/<run> for results/<run>; state/<out> for any other folder, so that states never collide."""
+    parts = out.parts
+    if "results" in parts:
+        at = len(parts) - 1 - parts[::-1].index("results")
+        return Path(*parts[:at], "state", *parts[at + 1 :])
+    return Path("state") / out.resolve().relative_to("/")

@@ -1,0 +1,99 @@
+"""stable-baselines3's learners made resumable: what collection by SAC and the PPO baseline share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+
+from pwm.envs.sb3 import SB3VecEnv
+from pwm.runs import Run
+
+BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+def learner_state(learner: BaseAlgorithm, env: SB3VecEnv) -> dict[str, Any]:
+    """Everything a learner needs to go on exactly between two rollouts, as tensors and plain data (no pickles)."""
+    names, variables = learner._get_torch_save_params()
+    state = {
+        "modules": {name: _attribute(learner, name).state_dict() for name in names},
+        "variables": {name: getattr(learner, name).detach() for name in variables},
+        "num_timesteps": learner.num_timesteps,
+        "n_updates": learner._n_updates,
+        "last_obs": torch.from_numpy(learner._last_obs.copy()),
+        "episode_starts": torch.from_numpy(learner._last_episode_starts.copy()),
+        "env": {name: torch.from_numpy(value) for name, value in env.env.state().items()},
+        "action_rng": learner.action_space.np_random.bit_generator.state,
+    }
+    buffer = getattr(learner, "replay_buffer", None)
+    if buffer is not None:
+        filled = buffer.size()
+        state["buffer"] = {name: torch.from_numpy(getattr(buffer, name)[:filled].copy()) for name in BUFFER_ARRAYS}
+        state["buffer_position"] = (buffer.pos, buffer.full)
+    return state
+
+
+def restore_learner(learner: BaseAlgorithm, env: SB3VecEnv, state: dict[str, Any]) -> None:
+    """Go on from `learner_state` in a learner built the same way."""
+    for name, values in state["modules"].items():
+        _attribute(learner, name).load_state_dict(values)
+    for name, value in state["variables"].items():
+        getattr(learner, name).data.copy_(value)
+    learner.num_timesteps, learner._n_updates = state["num_timesteps"], state["n_updates"]
+    learner._last_obs = state["last_obs"].cpu().numpy()
+    learner._last_episode_starts = state["episode_starts"].cpu().numpy()
+    env.env.restore({name: value.cpu().numpy() for name, value in state["env"].items()})
+    learner.action_space.np_random.bit_generator.state = state["action_rng"]
+    if "buffer" in state:
+        buffer: ReplayBuffer = learner.replay_buffer
+        for name, values in state["buffer"].items():
+            getattr(buffer, name)[: len(values)] = values.cpu().numpy()
+        buffer.pos, buffer.full = state["buffer_position"]
+
+
+def learn(
+    learner: BaseAlgorithm, env: SB3VecEnv, run: Run, steps: int, between: Callable[[int], None], extra: dict
+) -> None:
+    """Train for `steps` environment steps in all, going on from the run's state if there is one.
+
+    Args:
+        learner: freshly built, seeded.
+        env: the environment it was built with.
+        run: keeps the state.
+        steps: decisions, counted over all environments.
+        between: called with the decisions so far before every rollout; may log, evaluate or keep checkpoints.
+        extra: saved and restored with the learner, updated in place; what `between` remembers belongs in it.
+    """
+    state = run.load_state()
+    if state:
+        restore_learner(learner, env, state["learner"])
+        extra.update(state["extra"])
+    bar = run.bar(steps, learner.num_timesteps, "step")
+
+    class BetweenRollouts(BaseCallback):
+        """Saves and reports where the learner is in a consistent state."""
+
+        def _on_rollout_start(self) -> None:
+            bar.update(learner.num_timesteps - bar.n)
+            between(learner.num_timesteps)
+            run.save_state(lambda: {"learner": learner_state(learner, env), "extra": extra})
+
+        def _on_step(self) -> bool:
+            return True
+
+    with bar:
+        remaining = steps - learner.num_timesteps
+        if remaining > 0:
+            learner.learn(remaining, callback=BetweenRollouts(), reset_num_timesteps=state is None)
+        bar.update(learner.num_timesteps - bar.n)
+    between(learner.num_timesteps)
+
+
+def _attribute(learner: BaseAlgorithm, dotted: str) -> Any:
+    value: Any = learner
+    for name in dotted.split("."):
+        value = getattr(value, name)
+    return value

@@ -1,0 +1,298 @@
+"""Statistics of scores and learning curves: the one seeded door to rliable.
+
+rliable 1.2.0 ignores its `random_state` argument and draws from NumPy's global generator, so that only
+`numpy.random.seed` makes an interval repeat; and from one run per task it makes an interval of zero width without a
+word. Every interval of the project is therefore made here: seeded, with the caller's global generator put back, and
+NaN where fewer than two runs would have to speak for all. Method: Agarwal et al. 2021, *Deep Reinforcement Learning at
+the Edge of the Statistical Precipice*.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from rliable import library as rly
+from rliable import metrics
+
+from pwm.errors import UserError
+
+REPS = 2000  # bootstrap resamples
+CONFIDENCE = 0.95
+RUN_KEYS = ["suite", "task", "algorithm", "variant", "seed"]  # what names a run within a scale
+SCORE_COLUMNS = ["scale", *RUN_KEYS, "score", "return_mean", "return_std", "success_last", "success_any", "episodes"]
+SCORE_COLUMNS += ["env_steps", "updates", "train_wall_s", "eval_wall_s", "device", "commit"]
+CURVE_COLUMNS = ["scale", *RUN_KEYS, "env_steps", "updates", "wall_time_s", "return", "success"]
+TEXT_COLUMNS = ("scale", "suite", "task", "algorithm", "variant", "device", "commit")
+
+
+class Estimate(NamedTuple):
+    """A statistic with its 95% interval; `low` and `high` are NaN where fewer than two runs were made."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+# --- the tidy CSV files ------------------------------------------------------------------------------------------
+
+
+def load_scores(path: Path | str) -> pd.DataFrame:
+    """Read `scores.csv`, one row a run.
+
+    Raises:
+        UserError: no such file, a missing column, a run that occurs twice, a score that is no finite number.
+    """
+    scores = _load(path, SCORE_COLUMNS, required=("seed", "score", "return_mean"))
+    _refuse_duplicates(path, scores, RUN_KEYS)
+    return scores
+
+
+def load_curves(path: Path | str) -> pd.DataFrame:
+    """Read `curves.csv`, rows of learning curves by run and step; `return` is NaN where nothing was evaluated."""
+    return _load(path, CURVE_COLUMNS, required=("seed", "env_steps", "updates", "wall_time_s"))
+
+
+def load_expected(path: Path | str) -> pd.DataFrame:
+    """Read `expected.csv`: every run that the scale's matrix asks for."""
+    expected = _load(path, RUN_KEYS, required=("seed",))
+    _refuse_duplicates(path, expected, RUN_KEYS)
+    return expected
+
+
+def _load(path: Path | str, columns: Sequence[str], required: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV file, with every column there that is not text numeric, and those in `required` finite."""
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: run the rule that collates the runs first") from None
+    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
+        raise UserError(
+            f"{path} cannot be read as CSV ({' '.join(str(error).split())}): collate the runs again"
+        ) from None
+    if missing := [column for column in columns if column not in table]:
+        raise UserError(f"{path} has no column {', '.join(missing)}: collate the runs again")
+    for column in [column for column in columns if column not in TEXT_COLUMNS]:
+        values = pd.to_numeric(table[column], errors="coerce")
+        wrong = values.isna() & table[column].notna()
+        if column in required:
+            wrong = ~np.isfinite(values)
+        if wrong.any():
+            row = table[wrong].iloc[0]
+            raise UserError(
+                f"{path}: {column} of {describe(row)} is {row[column]!r}, not a number: mend or rerun this run"
+            )
+        table[column] = values
+    return table.astype({"seed": int})[list(columns)]
+
+
+def _refuse_duplicates(path: Path | str, table: pd.DataFrame, keys: list[str]) -> None:
+    twice = table[table.duplicated(keys)]
+    if len(twice):
+        raise UserError(f"{path} holds {describe(twice.iloc[0])} twice: keep one of the rows")
+
+
+def describe(run: Mapping) -> str:
+    """`suite/task/algorithm/variant seed k`, as messages name a run."""
+    return f"{run['suite']}/{run['task']}/{run['algorithm']}/{run['variant']} seed {run['seed']}"
+
+
+# --- scores as matrices ------------------------------------------------------------------------------------------
+
+
+def score_matrix(
+    scores: pd.DataFrame,
+    suite: str,
+    algorithm: str,
+    variant: str,
+    tasks: Sequence[str],
+    seeds: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Scores `[runs, tasks]` of one algorithm, in the order of `seeds` (default: all that occur, sorted) and `tasks`.
+
+    Raises:
+        UserError: a run that the rectangle needs is not there.
+    """
+    chosen = scores.query("suite == @suite and algorithm == @algorithm and variant == @variant and task in @tasks")
+    seeds = sorted(chosen["seed"].unique()) if seeds is None else seeds
+    by_run = chosen.set_index(["seed", "task"])["score"]
+    for seed in seeds:
+        for task in tasks:
+            if (seed, task) not in by_run.index:
+                run = describe({"suite": suite, "task": task, "algorithm": algorithm, "variant": variant, "seed": seed})
+                raise UserError(f"there is no score of {run}: run it, or leave the seed out everywhere")
+    return np.array([[by_run[seed, task] for task in tasks] for seed in seeds], dtype=float).reshape(-1, len(tasks))
+
+
+def normalise_by_ppo(scores: pd.DataFrame) -> pd.DataFrame:
+    """Divide every locomotion score by PPO's mean score (variant `default`) on the same task; others stay.
+
+    Raises:
+        UserError: PPO has no run on a task, or a mean that is not positive, by which division would turn the order.
+    """
+    locomotion = scores["suite"] == "locomotion"
+    is_ppo = locomotion & (scores["algorithm"] == "ppo") & (scores["variant"] == "default")
+    unit = scores[is_ppo].groupby("task")["score"].mean()
+    for task in scores.loc[locomotion, "task"].unique():
+        if task not in unit:
+            raise UserError(
+                f"PPO has no run on {task}, and its mean is the unit of locomotion scores: run ppo on {task}"
+            )
+        if unit[task] <= 0:
+            raise UserError(
+                f"PPO's mean score on {task} is {unit[task]:.4g} and a unit must be positive: train PPO longer"
+            )
+    normalised = scores.copy()
+    normalised.loc[locomotion, "score"] /= scores.loc[locomotion, "task"].map(unit)
+    return normalised
+
+
+# --- estimates with intervals ------------------------------------------------------------------------------------
+
+
+def optimality_gap(matrix: np.ndarray) -> float:
+    """By how much scores fall short of 1 on average, those above 1 counting as 1; `matrix` is `[runs, tasks]`."""
+    return metrics.aggregate_optimality_gap(matrix, gamma=1.0)
+
+
+METRICS: dict[str, Callable[[np.ndarray], float]] = {
+    "iqm": metrics.aggregate_iqm,
+    "mean": metrics.aggregate_mean,
+    "median": metrics.aggregate_median,
+    "optimality_gap": optimality_gap,
+}
+
+
+def aggregate(
+    matrix: np.ndarray, names: Sequence[str] = tuple(METRICS), reps: int = REPS, seed: int = 0
+) -> dict[str, Estimate]:
+    """The named metrics of scores `[runs, tasks]`, with 95% stratified bootstrap intervals (none below 2 runs)."""
+
+    def measure(sample: np.ndarray) -> np.ndarray:
+        return np.array([METRICS[name](sample) for name in names])
+
+    values, low, high = _bootstrap(measure, matrix, reps, seed)
+    return {name: Estimate(*map(float, row)) for name, *row in zip(names, values, low, high, strict=True)}
+
+
+def probability_of_improvement(x: np.ndarray, y: np.ndarray, reps: int = REPS, seed: int = 0) -> Estimate:
+    """P(X > Y) + P(X = Y) / 2 for one run of each on one task, averaged over tasks; `x`, `y` are `[runs, tasks]`.
+
+    The Mann–Whitney statistic of rliable's metric of this name, written out: that one tests as well, which costs
+    about a millisecond per task and resample.
+    """
+
+    def measure(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.array([(1 + np.sign(x[:, None] - y[None])).mean() / 2])
+
+    values, low, high = _bootstrap(measure, [x, y], reps, seed)
+    return Estimate(float(values[0]), float(low[0]), float(high[0]))
+
+
+def performance_profile(
+    matrices: Mapping[str, np.ndarray], taus: np.ndarray, reps: int = REPS, seed: int = 0
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Share of runs whose score exceeds each of `taus`, with a pointwise 95% band (NaN below 2 runs).
+
+    Args:
+        matrices: scores `[runs, tasks]` by name.
+        taus: thresholds `[K]`.
+
+    Returns: by name the profile, its lower and its upper band, each `[K]`.
+    """
+
+    def measure(sample: np.ndarray) -> np.ndarray:
+        return (sample[..., None] > taus).mean(axis=(0, 1))
+
+    return {name: _bootstrap(measure, matrix, reps, seed) for name, matrix in matrices.items()}
+
+
+def _bootstrap(
+    measure: Callable[..., np.ndarray], scores: np.ndarray | list[np.ndarray], reps: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`measure` (1-D) of scores `[runs, tasks, ...]`, or of a list of such, with the bounds of its 95% interval.
+
+    Runs are drawn with replacement within each task (stratified percentile bootstrap).
+    """
+    samples = scores if isinstance(scores, list) else [scores]
+    if min(sample.shape[0] for sample in samples) < 2:
+        values = measure(*samples)
+        return values, np.full(values.shape, np.nan), np.full(values.shape, np.nan)
+    with _seeded(seed):
+        values, bounds = rly.get_interval_estimates(
+            {"": scores}, measure, reps=reps, confidence_interval_size=CONFIDENCE
+        )
+    return values[""], bounds[""][0], bounds[""][1]
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed NumPy's global generator, the only one rliable draws from, and put its old state back afterwards."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+# --- learning curves ---------------------------------------------------------------------------------------------
+
+
+def common_curves(curves: pd.DataFrame, axis: str, value: str = "return") -> tuple[np.ndarray, np.ndarray]:
+    """One task's and algorithm's curves on a common grid: `(grid [P], values [runs, P])`, rows by seed.
+
+    The grid holds every point of every run between the latest first and the earliest last one, so that no run is
+    continued past its end; between its own points a run is interpolated linearly.
+    """
+    runs = [run.dropna(subset=[value]).sort_values(axis) for _, run in curves.groupby("seed")]
+    runs = [run for run in runs if len(run)]
+    if not runs:
+        return np.empty(0), np.empty((0, 0))
+    first, last = max(run[axis].iloc[0] for run in runs), min(run[axis].iloc[-1] for run in runs)
+    points = np.unique(np.concatenate([run[axis].to_numpy(dtype=float) for run in runs]))
+    grid = points[(points >= first) & (points <= last)]
+    return grid, np.array([np.interp(grid, run[axis], run[value]) for run in runs])
+
+
+def sample_efficiency(
+    curves: pd.DataFrame,
+    tasks: Sequence[str],
+    axis: str = "env_steps",
+    units: Mapping[str, float] | None = None,
+    points: int = 51,
+    reps: int = REPS,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """IQM over runs and tasks along training, with a pointwise 95% band (NaN below 2 runs).
+
+    Args:
+        curves: rows of one algorithm and variant.
+        tasks: tasks to take in; each needs the same number of runs.
+        axis: `env_steps`, `updates` or `wall_time_s`.
+        units: divisor of the return per task, such as PPO's mean score; 1 where absent.
+
+    Returns: grid, IQM, lower and upper band, each `[points]`, over the range that all runs cover.
+    """
+    by_task = {task: common_curves(curves[curves["task"] == task], axis) for task in tasks}
+    counts = {task: len(values) for task, (_, values) in by_task.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        told = ", ".join(f"{task} {count}" for task, count in counts.items())
+        raise UserError(f"sample efficiency needs as many runs on every task, and there are: {told}")
+    if any(len(grid) == 0 for grid, _ in by_task.values()):
+        raise UserError(f"sample efficiency needs runs that overlap in {axis}, and on some task they do not")
+    low, high = max(grid[0] for grid, _ in by_task.values()), min(grid[-1] for grid, _ in by_task.values())
+    if low > high:
+        raise UserError(f"sample efficiency needs tasks whose runs overlap in {axis}, and these do not")
+    common = np.linspace(low, high, points)
+    cube = np.empty((counts[tasks[0]], len(tasks), points))
+    for index, task in enumerate(tasks):
+        grid, values = by_task[task]
+        cube[:, index] = [np.interp(common, grid, run) for run in values / (units or {}).get(task, 1.0)]
+
+    def measure(sample: np.ndarray) -> np.ndarray:
+        return np.array([metrics.aggregate_iqm(sample[..., point]) for point in range(points)])
+
+    return common, *_bootstrap(measure, cube, reps, seed)

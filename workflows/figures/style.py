@@ -1,0 +1,122 @@
+"""The look of every figure, and the one way a figure is written. Sizes are for a page of two columns.
+
+A figure is a script `workflows/figures/<stem>.py` with `draw(results) -> (figure, data)`; `data` holds what is drawn.
+"""
+
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from workflows.results import REFERENCES, Results, name_of
+
+COLUMN, PAGE = 3.3, 6.9  # widths in inches
+GREY = "#666666"
+# Okabe and Ito's colours and, for algorithms not known here, the ones of Tol's that differ from them.
+COLOURS = {"pwm": "#D55E00", "shac": "#009E73", "tdmpc2": "#0072B2", "ppo": "#CC79A7", "sac": "#E69F00"}
+COLOURS |= {"random": GREY, "data": "#000000"}
+SPARE_COLOURS = ("#56B4E9", "#882255", "#999933", "#332288", "#661100", "#44AA99", "#AA4499")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+LINESTYLES = ("-", (0, (4, 1.2)), (0, (1.2, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+WATERMARKED = ("test", "demo")
+
+mpl.rcParams.update(
+    {
+        "font.family": "DejaVu Sans",  # comes with matplotlib, hence the same bytes on every machine
+        "font.size": 7,
+        "axes.titlesize": 7.5,
+        "axes.labelsize": 7,
+        "xtick.labelsize": 6.5,
+        "ytick.labelsize": 6.5,
+        "legend.fontsize": 6.5,
+        "legend.frameon": False,
+        "axes.linewidth": 0.6,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5,
+        "lines.linewidth": 1.2,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.facecolor": "none",  # the watermark shines through
+        "axes.axisbelow": True,
+        "grid.color": "#dddddd",
+        "grid.linewidth": 0.5,
+        "pdf.fonttype": 42,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one algorithm and variant is drawn, everywhere the same within a scale."""
+
+    label: str
+    colour: str
+    marker: str
+    linestyle: str | tuple
+
+    def handle(self, **changes: object) -> Line2D:
+        """A legend entry."""
+        kind = {"color": self.colour, "marker": self.marker, "linestyle": self.linestyle, "markersize": 3.5}
+        return Line2D([], [], label=self.label, **(kind | changes))
+
+
+def looks(results: Results) -> dict[tuple[str, str], Look]:
+    """A look for every algorithm and variant of a scale: colour by algorithm, marker and line by variant.
+
+    Unknown algorithms take the spare colours by name (from the start again when they run out).
+    """
+    pairs = results.algorithms()
+    unknown = sorted({algorithm for algorithm, _ in pairs} - COLOURS.keys())
+    colours = COLOURS | {name: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, name in enumerate(unknown)}
+    variants = ["default", *sorted({variant for _, variant in pairs} - {"default"})]
+    found = {}
+    for algorithm, variant in pairs:
+        place = variants.index(variant) % len(MARKERS)
+        line = (":", "--", "-.")[place % 3] if algorithm in REFERENCES else LINESTYLES[place]
+        found[algorithm, variant] = Look(name_of(algorithm, variant), colours[algorithm], MARKERS[place], line)
+    return found
+
+
+def new_figure(height: float, width: float = PAGE) -> Figure:
+    """An empty figure, in inches; layout keeps labels from overlapping."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def message(text: str) -> Figure:
+    """A figure that says why there is nothing to draw."""
+    figure = new_figure(1.2)
+    figure.text(0.5, 0.5, text, ha="center", va="center", color=GREY, wrap=True)
+    return figure
+
+
+def thousands(value: float, _position: int | None = None) -> str:
+    """Tick text of a large number: 250k, 1.5M."""
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
+
+
+def watermark(figure: Figure, scale: str) -> None:
+    """Name the scale behind the drawing where its numbers are not meant to be quoted."""
+    if scale in WATERMARKED:
+        size = min(60.0, 26 * figure.get_figheight())
+        figure.text(
+            0.5, 0.5, f"{scale} scale", size=size, color="#eeeeee", rotation=20, ha="center", va="center", zorder=-1
+        ).set_in_layout(False)
+
+
+def save(figure: Figure, data: pd.DataFrame, results: Results) -> None:
+    """Write `<out>.pdf`, `<out>.png` (200 dpi) and `<out>.csv`, the data drawn; the same bytes from the same data."""
+    watermark(figure, results.scale)
+    about = {"Commit": results.commits, "Scale": results.scale, "Command": results.command}
+    keywords = "; ".join(f"{key}: {value}" for key, value in about.items())
+    results.out.parent.mkdir(parents=True, exist_ok=True)
+    pdf = {"Title": results.module.rpartition(".")[2], "Keywords": keywords, "CreationDate": None}
+    figure.savefig(f"{results.out}.pdf", metadata=pdf)
+    figure.savefig(f"{results.out}.png", dpi=200, metadata=about)
+    data.to_csv(f"{results.out}.csv", index=False, float_format="%.8g", lineterminator="\n")

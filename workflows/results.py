@@ -1,0 +1,162 @@
+"""What every figure and table starts from: one scale's CSV files and the runs that should be in them.
+
+All scripts beside this module take the same arguments, so that one rule draws any of them:
+
+    python -m workflows.figures.per_task --scores results/demo/scores.csv --curves results/demo/curves.csv \\
+        --expected results/demo/expected.csv --scale demo --out figures/demo/per_task
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pwm import statistics
+from pwm.errors import UserError
+
+SUITES = {"locomotion": "Locomotion", "mt30": "MT30", "mt80": "MT80"}
+ALGORITHMS = {"pwm": "PWM", "shac": "SHAC", "tdmpc2": "TD-MPC2", "ppo": "PPO", "sac": "SAC"}
+REFERENCES = {"random": "random policy", "data": "data"}  # measured, but no contestants
+PPO_UNIT = "score / PPO's mean score"
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One algorithm on one suite. `estimates` is empty where a statistic over tasks would not mean anything."""
+
+    suite: str
+    algorithm: str
+    variant: str
+    unit: str
+    tasks: int
+    suite_tasks: int
+    have: int
+    want: int
+    matrix: np.ndarray  # [runs, tasks], the seeds that are complete on all of the algorithm's tasks
+    estimates: dict[str, statistics.Estimate]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The CSV files of a scale, and where the drawing goes (`out`, a path without suffix)."""
+
+    scores: pd.DataFrame
+    curves: pd.DataFrame
+    expected: pd.DataFrame
+    scale: str
+    out: Path
+    module: str
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """Every run that is expected or there, in the order of `expected.csv`, with a column `there`."""
+        keys = statistics.RUN_KEYS
+        runs = pd.concat([self.expected[keys], self.scores[keys]], ignore_index=True).drop_duplicates(keys)
+        there = pd.MultiIndex.from_frame(self.scores[keys])
+        return runs.assign(there=pd.MultiIndex.from_frame(runs[keys]).isin(there)).reset_index(drop=True)
+
+    @property
+    def suites(self) -> list[str]:
+        """Suites with runs, the known ones first."""
+        present = list(self.runs["suite"].unique())
+        return sorted(present, key=lambda suite: (suite not in SUITES, [*SUITES, *sorted(present)].index(suite)))
+
+    def tasks(self, suite: str) -> list[str]:
+        """Tasks of a suite in the order of the matrix."""
+        return list(self.runs.loc[self.runs["suite"] == suite, "task"].unique())
+
+    def algorithms(self, suite: str | None = None) -> list[tuple[str, str]]:
+        """`(algorithm, variant)` of a suite or of all: known names, others sorted, references; `default` first."""
+        runs = self.runs if suite is None else self.runs[self.runs["suite"] == suite]
+        names = {*runs["algorithm"]}
+        order = [*ALGORITHMS, *sorted(names - ALGORITHMS.keys() - REFERENCES.keys()), *REFERENCES]
+        pairs = {(algorithm, variant) for algorithm, variant in zip(runs["algorithm"], runs["variant"], strict=True)}
+        return sorted(pairs, key=lambda pair: (order.index(pair[0]), pair[1] != "default", pair[1]))
+
+    def count(self, suite: str, task: str, algorithm: str, variant: str) -> tuple[int, int]:
+        """Runs there and runs that should be."""
+        chosen = self.runs.query(
+            "suite == @suite and task == @task and algorithm == @algorithm and variant == @variant"
+        )
+        return int(chosen["there"].sum()), len(chosen)
+
+    def comparable_scores(self) -> tuple[pd.DataFrame, str]:
+        """Scores with locomotion in units of PPO's mean, and an empty reason; else raw scores and why they stay raw."""
+        try:
+            return statistics.normalise_by_ppo(self.scores), ""
+        except UserError as error:
+            return self.scores, str(error)
+
+    def aggregates(self, suite: str) -> list[Aggregate]:
+        """Every algorithm's statistics over its tasks of a suite.
+
+        An algorithm is judged on the seeds it finished on all of its tasks. None such, or locomotion scores on several
+        tasks that cannot be normalised: no estimates. Raw returns have no optimality gap.
+        """
+        scores, not_normalised = self.comparable_scores()
+        raw = suite == "locomotion" and bool(not_normalised)
+        unit = ("return" if raw else PPO_UNIT) if suite == "locomotion" else "score"
+        found = []
+        for algorithm, variant in self.algorithms(suite):
+            runs = self.runs.query("suite == @suite and algorithm == @algorithm and variant == @variant")
+            tasks = list(runs["task"].unique())
+            complete = runs.groupby("seed").agg(there=("there", "sum"))["there"] == len(tasks)
+            seeds = sorted(complete[complete].index)
+            matrix = statistics.score_matrix(scores, suite, algorithm, variant, tasks, seeds)
+            names = [name for name in statistics.METRICS if not (raw and name == "optimality_gap")]
+            meaningful = seeds and not (raw and len(tasks) > 1)
+            estimates = statistics.aggregate(matrix, names) if meaningful else {}
+            size = (len(tasks), len(self.tasks(suite)), len(seeds), len(complete))
+            found.append(Aggregate(suite, algorithm, variant, unit, *size, matrix, estimates))
+        return found
+
+    @property
+    def commits(self) -> str:
+        """Commits that computed the scores, as the scores themselves tell."""
+        return ", ".join(sorted(self.scores["commit"].dropna().unique())) or "unknown"
+
+    @property
+    def command(self) -> str:
+        """The command that draws this at the files' usual places: the same wherever it was in fact run."""
+        results, stem = f"results/{self.scale}", self.module.rpartition(".")[2]
+        out = f"figures/{self.scale}/{stem}" if ".figures." in self.module else f"{results}/tables/{stem}"
+        files = " ".join(f"--{name} {results}/{name}.csv" for name in ("scores", "curves", "expected"))
+        return f"python -m {self.module} {files} --scale {self.scale} --out {out}"
+
+
+def read_results(script: str, description: str, argv: Sequence[str] | None = None) -> Results:
+    """Parse the command line of a figure or table script (`__file__`, `__doc__`) and read what it names.
+
+    Raises:
+        UserError: a file is missing or damaged, or holds another scale.
+    """
+    path = Path(script)
+    module = f"workflows.{path.parent.name}.{path.stem}"
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description.partition("\n")[0])
+    for name in ("scores", "curves", "expected"):
+        parser.add_argument(f"--{name}", type=Path, required=True, help=f"results/<scale>/{name}.csv")
+    parser.add_argument("--scale", required=True, help="name of the scale, such as demo")
+    parser.add_argument("--out", type=Path, required=True, help="output path without suffix")
+    args = parser.parse_args(argv)
+    scores, curves = statistics.load_scores(args.scores), statistics.load_curves(args.curves)
+    for table, file in ((scores, args.scores), (curves, args.curves)):
+        if others := sorted({*table["scale"]} - {args.scale}):
+            raise UserError(f"{file} holds scale {others[0]}, not {args.scale}: give the files of one scale")
+    return Results(scores, curves, statistics.load_expected(args.expected), args.scale, args.out, module)
+
+
+def name_of(algorithm: str, variant: str) -> str:
+    """How text calls an algorithm: its usual name, and the variant if it is not the default."""
+    name = {**ALGORITHMS, **REFERENCES}.get(algorithm, algorithm)
+    return name if variant == "default" else f"{name} {variant}"
+
+
+def runs_of(have: int, want: int) -> str:
+    """`n = 3`, `n = 2/3` where runs are missing, `not run` where all are."""
+    if not have:
+        return "not run"
+    return f"n = {have}" if have == want else f"n = {have}/{want}"
