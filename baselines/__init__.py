@@ -1,0 +1,1 @@
+"""Baselines: one file each, one contract (`pwm.algorithms`), run by `python -m baselines`."""

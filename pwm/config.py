@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Units = Annotated[tuple[Positive, ...], Field(min_length=1)]
+Units = Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
 
 # Widths of the world model by size in millions of parameters ("single": the paper's single-task model, 1.5M).
 MODEL_SIZES: dict[str, dict[str, Any]] = {

@@ -28,6 +28,11 @@ def learner_state(learner: BaseAlgorithm, env: SB3VecEnv) -> dict[str, Any]:
         "env": {name: torch.from_numpy(value) for name, value in env.env.state().items()},
         "action_rng": learner.action_space.np_random.bit_generator.state,
     }
+    normaliser = learner.get_vec_normalize_env()
+    if normaliser is not None:
+        moments = {name: getattr(normaliser, name) for name in ("obs_rms", "ret_rms")}
+        state["moments"] = {n: [torch.as_tensor(m.mean), torch.as_tensor(m.var), m.count] for n, m in moments.items()}
+        state["discounted_returns"] = torch.from_numpy(normaliser.returns.copy())
     buffer = getattr(learner, "replay_buffer", None)
     if buffer is not None:
         filled = buffer.size()
@@ -47,6 +52,12 @@ def restore_learner(learner: BaseAlgorithm, env: SB3VecEnv, state: dict[str, Any
     learner._last_episode_starts = state["episode_starts"].cpu().numpy()
     env.env.restore({name: value.cpu().numpy() for name, value in state["env"].items()})
     learner.action_space.np_random.bit_generator.state = state["action_rng"]
+    if "moments" in state:
+        normaliser = learner.get_vec_normalize_env()
+        for name, (mean, var, count) in state["moments"].items():
+            moments = getattr(normaliser, name)
+            moments.mean, moments.var, moments.count = mean.cpu().numpy(), var.cpu().numpy(), count
+        normaliser.returns = state["discounted_returns"].cpu().numpy()
     if "buffer" in state:
         buffer: ReplayBuffer = learner.replay_buffer
         for name, values in state["buffer"].items():

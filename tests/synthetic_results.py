@@ -1,0 +1,77 @@
+"""Made-up results of a scale, for the tests of figures and tables."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pwm.statistics import CURVE_COLUMNS, RUN_KEYS, SCORE_COLUMNS
+
+DMCONTROL = ("walker-walk", "cartpole-swingup", "cheetah-run", "reacher-three-easy")
+MATRIX = {
+    "locomotion": {"hopper": [("pwm", "default"), ("pwm", "no-simnorm"), ("shac", "default"), ("ppo", "default")]},
+    "mt30": {task: [("pwm", "default"), ("pwm", "multitask"), ("tdmpc2", "default")] for task in DMCONTROL},
+}
+REFERENCES = [("random", "default"), ("data", "mean"), ("data", "best")]
+
+
+def make_runs(matrix: dict, seeds: int) -> pd.DataFrame:
+    """Every run of `{suite: {task: [(algorithm, variant)]}}`."""
+    rows = [
+        (suite, task, algorithm, variant, seed)
+        for suite, tasks in matrix.items()
+        for task, pairs in tasks.items()
+        for algorithm, variant in pairs
+        for seed in range(seeds)
+    ]
+    return pd.DataFrame(rows, columns=RUN_KEYS)
+
+
+def make_scores(runs: pd.DataFrame, scale: str) -> pd.DataFrame:
+    """A score per run, between about 200 and 1000 of return, the same at every call."""
+    rng = np.random.default_rng(0)
+    level = {key: rng.uniform(300, 900) for key, _ in runs.groupby(["task", "algorithm", "variant"])}
+    returns = [level[r.task, r.algorithm, r.variant] + rng.normal(0, 50) for r in runs.itertuples()]
+    scores = runs.assign(scale=scale, return_mean=returns, return_std=10.0, episodes=10, env_steps=1000, updates=100)
+    scores["score"] = scores["return_mean"] / np.where(scores["suite"] == "locomotion", 1, 1000)
+    scores = scores.assign(success_last=np.nan, success_any=np.nan, train_wall_s=60.0, eval_wall_s=1.0)
+    return scores.assign(device="cpu", commit="abc1234")[SCORE_COLUMNS]
+
+
+def make_curves(scores: pd.DataFrame, points: int = 12) -> pd.DataFrame:
+    """A rising curve per run that ends at its score; PWM on MT30 counts updates only, all else environment steps."""
+    rng = np.random.default_rng(1)
+    curves = []
+    for run in scores[~scores["algorithm"].isin(["random", "data"])].itertuples():
+        share = np.linspace(0, 1, points)
+        offline = run.algorithm == "pwm" and run.suite == "mt30"
+        curve = pd.DataFrame({"env_steps": (share * 250_000 * (not offline)).astype(int), "updates": share * 10_000})
+        curve["wall_time_s"] = share * (400 if offline else 900) + rng.uniform(0, 20)
+        curve["return"] = run.return_mean * (1 - np.exp(-4 * share)) + rng.normal(0, 15, points)
+        keys = {key: getattr(run, key) for key in ("scale", *RUN_KEYS)}
+        curves.append(curve.assign(**keys, success=np.nan))
+    return pd.concat(curves)[CURVE_COLUMNS] if curves else pd.DataFrame(columns=CURVE_COLUMNS)
+
+
+def write_results(
+    folder: Path, scale: str = "demo", matrix: dict = MATRIX, seeds: int = 3, missing: tuple[str, ...] = ()
+) -> dict[str, Path]:
+    """Write the three CSV files; runs that match a query in `missing` are expected and not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    expected = make_runs(matrix, seeds)
+    references = make_runs({suite: dict.fromkeys(tasks, REFERENCES) for suite, tasks in matrix.items()}, 1)
+    runs = expected
+    for query in missing:
+        runs = runs.drop(runs.query(query).index)
+    scores = make_scores(pd.concat([runs, references], ignore_index=True), scale)
+    tables = {"scores": scores, "curves": make_curves(scores), "expected": expected}
+    paths = {name: folder / f"{name}.csv" for name in tables}
+    for name, table in tables.items():
+        table.to_csv(paths[name], index=False)
+    return paths
+
+
+def arguments(paths: dict[str, Path], scale: str, out: Path) -> list[str]:
+    """The command line every figure and table takes."""
+    files = [part for name, path in paths.items() for part in (f"--{name}", str(path))]
+    return [*files, "--scale", scale, "--out", str(out)]

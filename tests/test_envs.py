@@ -135,14 +135,13 @@ def test_restored_snapshot_continues_bit_for_bit(name: str, short_episodes: None
         arrays = [array for action in part for array in outcome(env.step(action))]
         return [*arrays, env.reset()[0]]
 
+    env, resumed = envs.make(name, num_envs=2), envs.make(name, num_envs=2, seed=99)
     for taken in (3, EPISODE, EPISODE + 2):  # within an episode, at its end, within the next
-        env = envs.make(name, num_envs=2, seed=2)
-        env.reset()
+        env.reset(seed=2)
         for action in actions[:taken]:
             observation = env.step(action)[0]
         np.savez(tmp_path / "state.npz", **env.state())
         expected = run(env, actions[taken:])
-        resumed = envs.make(name, num_envs=2, seed=99)
         with np.load(tmp_path / "state.npz", allow_pickle=False) as state:
             np.testing.assert_array_equal(resumed.restore(dict(state)), observation)
         assert_same(run(resumed, actions[taken:]), expected)

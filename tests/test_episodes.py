@@ -182,6 +182,12 @@ def test_wrong_shape_or_type(folder, array):
     assert "reward.npy is damaged: holds" in refusal(folder, verify=False)
 
 
+def test_column_order_is_refused(folder):
+    """It would have to be copied into memory to be read by rows."""
+    np.save(folder / "reward.npy", np.zeros((3, STEPS), np.float32, order="F"))
+    assert "reward.npy is damaged: holds float32 [3, 6] in column order" in refusal(folder, verify=False)
+
+
 @pytest.mark.parametrize("value", [-1, STEPS + 1])
 def test_length_out_of_range(folder, value):
     np.save(folder / "length.npy", np.array([1, value, 2]))

@@ -34,9 +34,9 @@ def states_of(env: LocomotionVectorEnv) -> tuple[np.ndarray, np.ndarray]:
 
 
 def random_states(num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Poses in the air and on the ground, bent and tilted, none below the floor height."""
+    """Poses in the air and in the ground, bent and tilted, some below the floor height."""
     rng = np.random.default_rng(1)
-    low, high = [-3, -0.45, -0.8, -1.5, -1.5, -0.7], [3, 0.3, 0.8, 0, 0, 0.7]
+    low, high = [-3, -0.6, -0.8, -1.5, -1.5, -0.7], [3, 0.3, 0.8, 0, 0, 0.7]
     return rng.uniform(low, high, (num, 6)), rng.uniform(-2, 2, (num, 6))
 
 
@@ -133,12 +133,12 @@ def test_in_the_air_nothing_but_gravity_moves_the_centre_of_mass(model: mujoco.M
     qpos[:, 1] = 2.0
     env = make_at(qpos, qvel)
     momenta = [linear_momenta(model, env)]
-    for action in np.random.default_rng(5).uniform(-1, 1, (10, 10, 3)):
+    for action in np.random.default_rng(5).uniform(-0.3, 0.3, (10, 10, 3)):
         env.step(action)
         momenta.append(linear_momenta(model, env))
     weight = model.body_mass.sum() * 9.81
     expected = np.broadcast_to([0, 0, -weight * STEP], (10, 10, 3))
-    np.testing.assert_allclose(np.diff(momenta, axis=0), expected, atol=0.02 * weight * STEP)
+    np.testing.assert_allclose(np.diff(momenta, axis=0), expected, atol=0.02 * weight * STEP)  # of order h
 
 
 def linear_momenta(model: mujoco.MjModel, env: LocomotionVectorEnv) -> np.ndarray:

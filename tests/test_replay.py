@@ -111,7 +111,9 @@ def test_resumed_replay_draws_the_same_and_goes_on_the_same():
         assert len(state["obs"]) == min(steps, 20)
         two, copy = Replay(40, 2, OBS, ACT, 99), Reference(40, 2)
         copy.steps = [list(steps) for steps in reference.steps]
-        fill(one, reference, ends[steps:])  # does not reach into the saved state
+        saved = {name: value.clone() for name, value in state.items() if torch.is_tensor(value)}
+        fill(one, reference, ends[steps:])
+        assert all(torch.equal(state[name], value) for name, value in saved.items())
         ahead = drawn(one, 64, 3)
         two.restore(state)
         fill(two, copy, ends[steps:])

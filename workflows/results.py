@@ -32,7 +32,7 @@ class Aggregate:
     algorithm: str
     variant: str
     unit: str
-    tasks: int
+    tasks: tuple[str, ...]
     suite_tasks: int
     have: int
     want: int
@@ -110,8 +110,8 @@ class Results:
             names = [name for name in statistics.METRICS if not (raw and name == "optimality_gap")]
             meaningful = seeds and not (raw and len(tasks) > 1)
             estimates = statistics.aggregate(matrix, names) if meaningful else {}
-            size = (len(tasks), len(self.tasks(suite)), len(seeds), len(complete))
-            found.append(Aggregate(suite, algorithm, variant, unit, *size, matrix, estimates))
+            counts = (len(self.tasks(suite)), len(seeds), len(complete))
+            found.append(Aggregate(suite, algorithm, variant, unit, tuple(tasks), *counts, matrix, estimates))
         return found
 
     @property

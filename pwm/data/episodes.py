@@ -270,7 +270,7 @@ def _open_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
     except Exception as error:  # on a damaged header numpy lets the errors of `ast` and `tokenize` through
         raise _damaged(path, f"truncated or no plain array ({' '.join(str(error).split())[:80]})") from error
     if array.shape != shape or array.dtype != _dtype(path.name) or not array.flags.c_contiguous:
-        found = f"{array.dtype} {list(array.shape)}"
+        found = f"{array.dtype} {list(array.shape)}{'' if array.flags.c_contiguous else ' in column order'}"
         raise _damaged(path, f"holds {found}, {META} promises {_dtype(path.name)} {list(shape)}")
     return array
 

@@ -1,7 +1,7 @@
-"""The locomotion suite in MuJoCo: all environments of a task advance as one batch in C threads.
+"""The locomotion suite in MuJoCo: all environments of a task advance as one batch in C threads."""
 
-Deviation: the paper simulates these bodies in dflex; the models here are our own, contacts and joint limits MuJoCo's.
-"""
+# Deviation D1: the paper simulates these bodies in dflex. Here the models are our own and contacts, joint limits and
+# integration are MuJoCo's (hopper: 4 implicitfast time steps a control step, dflex 16 semi-implicit ones).
 
 import os
 from pathlib import Path
@@ -48,7 +48,7 @@ class Hopper:
     NOISE = 0.05  # m, rad, m/s, rad/s: half the width of the uniform start distribution
 
     def start(self, model: mujoco.MjModel, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Upright and at rest, give or take `NOISE`; joints stay within their limits."""
+        """Upright and at rest, give or take `NOISE`; unlike dflex's, joints start within their limits."""
         qpos = rng.uniform(-self.NOISE, self.NOISE, model.nq)
         qvel = rng.uniform(-self.NOISE, self.NOISE, model.nv)
         qpos[3:] = qpos[3:].clip(*model.jnt_range[3:].T)

@@ -26,14 +26,32 @@ def simnorm(x: Tensor, group: int) -> Tensor:
     return F.softmax(groups, dim=-2).transpose(-1, -2).flatten(-2)
 
 
-def mish(x: Tensor) -> Tensor:
-    """Mish activation x · tanh(softplus(x)), with one exponential: tanh(log(1 + eˣ)) = n / (n + 2), n = eˣ(eˣ + 2).
+class _MishFunction(torch.autograd.Function):
+    """Mish with one exponential and few passes over memory; the derivative is computed along with the value.
 
-    The clamp keeps e²ˣ finite in float32; beyond it the factor is 1 to the last bit.
+    With w = eˣ and n = w (w + 2): tanh(log(1 + w)) = n / (n + 2), and the derivative of x n / (n + 2) is
+    (n + 4 x w (w + 1) / (n + 2)) / (n + 2). The clamp keeps w² finite in float32; beyond it the factor is 1.
     """
-    e = x.clamp(max=20.0).exp()
-    n = e * (e + 2.0)
-    return x * (n / (n + 2.0))
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        w = x.clamp(max=20.0).exp_()
+        n = (w + 2.0).mul_(w)
+        r = (n + 2.0).reciprocal_()
+        y = (n * r).mul_(x)
+        if ctx.needs_input_grad[0]:
+            slope = n.addcmul_((w + 1.0).mul_(w).mul_(x), r, value=4.0).mul_(r)
+            ctx.save_for_backward(slope)
+        return y
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        return gradient * ctx.saved_tensors[0]
+
+
+def mish(x: Tensor) -> Tensor:
+    """Mish activation x · tanh(softplus(x)), elementwise and once differentiable."""
+    return _MishFunction.apply(x)
 
 
 class SimNorm(nn.Module):
@@ -97,4 +115,4 @@ class EnsembleLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(members, 1, features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+        return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.weight)

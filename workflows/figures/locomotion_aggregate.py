@@ -28,7 +28,7 @@ def draw(results: Results) -> tuple[Figure, pd.DataFrame]:
         reason = not_normalised or "No algorithm has finished a seed on all of its tasks."
         return style.message(f"No locomotion aggregate.\n{reason}"), pd.DataFrame(columns=columns)
     note = f"(not normalised: {not_normalised.partition(':')[0]})" if not_normalised else ""
-    figure = style.new_figure(max(1.9, 0.75 + 0.28 * len(rows)))
+    figure = style.new_figure(max(2.0, 0.75 + 0.28 * len(rows)))
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
     looks = style.looks(results)
     data = [*draw_aggregates(left, rows, looks, note), *draw_profiles(right, rows, looks)]
@@ -36,7 +36,7 @@ def draw(results: Results) -> tuple[Figure, pd.DataFrame]:
 
 
 def draw_aggregates(axes: Axes, rows: list[Aggregate], looks: dict, note: str) -> list[tuple]:
-    """One line per algorithm: IQM (filled) with its interval, mean (hollow)."""
+    """One line per algorithm: IQM (dot) with its interval, mean (tick)."""
     data = []
     for place, row in enumerate(rows):
         look = looks[row.algorithm, row.variant]
@@ -49,7 +49,7 @@ def draw_aggregates(axes: Axes, rows: list[Aggregate], looks: dict, note: str) -
             axes.plot([low, high], [place, place], color=look.colour, linewidth=2.5, alpha=0.45, solid_capstyle="butt")
             axes.plot(value, place, look.marker, color=look.colour, markersize=5)
             mean = row.estimates["mean"].estimate
-            axes.plot(mean, place, "D", markerfacecolor="white", markeredgecolor=look.colour, markersize=3.2)
+            axes.plot(mean, place, "|", color=look.colour, markersize=10, markeredgewidth=1.2)
     axes.set_yticks(range(len(rows)), [row_label(row, looks) for row in rows])
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
         tick.set_color(looks[row.algorithm, row.variant].colour)
@@ -64,7 +64,7 @@ def draw_aggregates(axes: Axes, rows: list[Aggregate], looks: dict, note: str) -
     handles = [
         Line2D([], [], marker="o", markersize=5, label="IQM", **mark),
         Line2D([], [], color=style.GREY, alpha=0.45, linewidth=2.5, label="95% interval"),
-        Line2D([], [], marker="D", markerfacecolor="white", markersize=3.2, label="mean", **mark),
+        Line2D([], [], marker="|", markersize=8, markeredgewidth=1.2, label="mean", **mark),
     ]
     axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=1.2)
     return data
@@ -73,8 +73,8 @@ def draw_aggregates(axes: Axes, rows: list[Aggregate], looks: dict, note: str) -
 def row_label(row: Aggregate, looks: dict) -> str:
     """Name, runs, and tasks where the algorithm is not meant to have run on all of the suite's."""
     details = [runs_of(row.have, row.want) if row.have else f"0/{row.want} seeds complete"]
-    if row.tasks < row.suite_tasks:
-        details.append(f"{row.tasks}/{row.suite_tasks} tasks")
+    if len(row.tasks) < row.suite_tasks:
+        details.append(f"{len(row.tasks)}/{row.suite_tasks} tasks")
     return f"{looks[row.algorithm, row.variant].label} ({', '.join(details)})"
 
 
@@ -94,7 +94,7 @@ def draw_profiles(axes: Axes, rows: list[Aggregate], looks: dict) -> list[tuple]
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlim(taus[0], taus[-1])
     axes.set_xlabel(f"τ ({rows[0].unit})")
-    axes.set_ylabel("share of runs with score > τ")
+    axes.set_ylabel("share of runs > τ")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return data
 

@@ -1,0 +1,43 @@
+# The replication as one DAG: collect → pretrain → extract / baselines → evaluate → collate → plot, tabulate.
+#   snakemake --cores N                          everything at the demo scale
+#   snakemake --cores N --config scale=laptop    another scale (workflows/config/<scale>.yaml)
+#   snakemake --cores N figures/demo/per_task.pdf   one figure
+from snakemake.utils import min_version
+
+min_version("9.18")
+
+
+report: "workflows/report/workflow.rst"
+
+
+include: "workflows/rules/common.smk"
+include: "workflows/rules/configure.smk"
+include: "workflows/rules/collect.smk"
+include: "workflows/rules/pretrain.smk"
+include: "workflows/rules/extract.smk"
+
+
+for file in sorted((ROOT / "workflows" / "rules" / "baselines").glob("*.smk")):
+
+    include: file
+
+
+include: "workflows/rules/evaluate.smk"
+include: "workflows/rules/collate.smk"
+include: "workflows/rules/plot.smk"
+include: "workflows/rules/tabulate.smk"
+
+
+localrules:
+    all,
+    configure_data,
+    configure_model,
+    configure_run,
+
+
+rule all:
+    default_target: True
+    input:
+        f"results/{SCALE}/scores.csv",
+        expand("figures/{scale}/{stem}.{ending}", scale=SCALE, stem=FIGURES, ending=["pdf", "png"]),
+        expand("results/{scale}/tables/{stem}.md", scale=SCALE, stem=TABLES),

@@ -1,0 +1,118 @@
+"""PPO by stable-baselines3: the unit in which the locomotion suite's scores are given.
+
+Heavy libraries are imported inside the functions, so that reading the settings of all baselines stays fast.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pwm import config
+from pwm.algorithms import Policy
+from pwm.config import Config, Positive, Rate, RunConfig, Share, Units
+from pwm.envs.tasks import SUITES as ALL_SUITES
+from pwm.envs.tasks import get_task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pwm.runs import Run
+
+SUITES = tuple(ALL_SUITES)
+CLIP_OBS = 10.0  # normalised observations are clipped to ± this
+
+
+class Settings(Config):
+    """Hyper-parameters; the names are stable-baselines3's where it has one."""
+
+    env_steps: Positive = 20_000_000  # decisions, over all environments
+    num_envs: Positive = 64
+    n_steps: Positive = 32  # per environment between updates
+    batch_size: Positive = 512
+    n_epochs: Positive = 5
+    learning_rate: Rate = 3e-4
+    gamma: Share = 0.99
+    gae_lambda: Share = 0.95
+    clip_range: Rate = 0.2
+    ent_coef: float = 0.0
+    max_grad_norm: Rate = 1.0
+    units: Units = (256, 128, 64)
+
+
+def train(run: "Run") -> None:
+    """Train on normalised observations and rewards; `updates` counts passes over the rollouts."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import VecNormalize
+    from torch import nn
+
+    from pwm import envs
+    from pwm.envs.sb3 import SB3VecEnv
+    from pwm.evaluate import curve_point
+    from pwm.sb3 import learn
+
+    settings = config.validate(Settings, run.config.settings, "settings")
+    env = SB3VecEnv(envs.make(run.config.task, settings.num_envs, run.config.seed))
+    normalised = VecNormalize(env, gamma=settings.gamma, clip_obs=CLIP_OBS)
+    own = settings.model_dump(exclude={"env_steps", "num_envs", "units"})
+    policy_kwargs = {"net_arch": list(settings.units), "activation_fn": nn.Tanh}
+    learner = PPO("MlpPolicy", normalised, policy_kwargs=policy_kwargs, seed=run.config.seed, device=run.device, **own)
+    points = run.config.evaluation.curve_points
+    progress = {"points": -1}
+
+    def evaluate_when_due(steps: int) -> None:
+        due = min(steps, settings.env_steps) * points // settings.env_steps
+        if due > progress["points"]:
+            progress["points"] = due
+            tensors = _tensors(learner)
+            curve_point(run, _policy(tensors, settings, run.config.task), steps, learner._n_updates)
+
+    learn(learner, env, run, settings.env_steps, evaluate_when_due, progress)
+    run.finish(Path("policy"), _tensors(learner), {"run": run.config.model_dump(mode="json")}, task=run.config.task)
+    env.close()
+
+
+def load_policy(folder: Path) -> Policy:
+    """The deterministic policy of a finished run."""
+    from pwm.runs import load_checkpoint
+
+    tensors, saved = load_checkpoint(folder)
+    run_config = config.validate(RunConfig, saved["run"], str(folder / "config.json"))
+    settings = config.validate(Settings, run_config.settings, str(folder / "config.json"))
+    return _policy(tensors, settings, run_config.task)
+
+
+def _tensors(learner: Any) -> dict[str, Any]:
+    """What the deterministic policy needs: the layers of its mean and the observations' mean and variance."""
+    import torch
+
+    policy, statistics = learner.policy, learner.get_vec_normalize_env().obs_rms
+    layers = [*policy.mlp_extractor.policy_net, policy.action_net]
+    weights = {f"mean.{i}.{k}": v for i, layer in enumerate(layers) for k, v in layer.state_dict().items()}
+    moments = {"obs_mean": statistics.mean, "obs_var": statistics.var}
+    return weights | {name: torch.from_numpy(value.copy()) for name, value in moments.items()}
+
+
+def _network(settings: Settings, task: str) -> "nn.Sequential":
+    from torch import nn
+
+    widths = [get_task(task).observation_dim, *settings.units]
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(inputs, outputs), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], get_task(task).action_dim))
+
+
+def _policy(tensors: dict[str, Any], settings: Settings, task: str) -> Policy:
+    import torch
+
+    network = _network(settings, task)
+    network.load_state_dict({k.removeprefix("mean."): v.cpu() for k, v in tensors.items() if k.startswith("mean.")})
+    mean, std = tensors["obs_mean"].numpy(), np.sqrt(tensors["obs_var"].numpy() + 1e-8)
+
+    @torch.no_grad()
+    def policy(obs: np.ndarray, first: np.ndarray) -> np.ndarray:
+        normalised = np.clip((obs - mean) / std, -CLIP_OBS, CLIP_OBS).astype(np.float32)
+        return network(torch.from_numpy(normalised)).clamp(-1.0, 1.0).numpy()
+
+    return policy

@@ -1,0 +1,229 @@
+"""A scale's matrix: which runs, world models and data sets are expected, where they lie and how each is configured.
+
+A scale is one YAML file, `workflows/config/<scale>.yaml`. It lists suites, tasks, algorithms and seeds and says what
+differs from the defaults in `pwm.config` and the baselines' own settings. What one task needs beyond its suite stands
+at the task. Light to import: no torch, no simulator.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pwm import algorithms, config
+from pwm.config import CollectConfig, Config, Count, DataConfig, EvaluationConfig, ModelConfig, Positive, RunConfig
+from pwm.envs.tasks import SUITES, get_task
+from pwm.errors import UserError
+
+Settings = dict[str, Any]
+CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "workflows" / "config"
+
+
+class Resources(Config):
+    """What one job of a rule asks for."""
+
+    threads: Positive = 1
+    mem_mb: Positive = 2000
+    runtime: Positive = 60  # minutes
+    gpu: Count = 0
+
+
+class SuiteConfig(Config):
+    """One suite of a scale. Settings are as for `PretrainConfig`, `CollectConfig` and the algorithms' own classes."""
+
+    tasks: Annotated[dict[str, dict[str, Settings]], Field(min_length=1)]  # task: stage or algorithm: settings
+    seeds: Positive
+    collect: Settings = {}
+    world_models: dict[str, Settings] = {}  # variant: settings
+    algorithms: Annotated[dict[str, dict[str, Settings]], Field(min_length=1)]  # algorithm: variant: settings
+
+
+class ScaleConfig(Config):
+    """A scale's YAML file."""
+
+    suites: Annotated[dict[str, SuiteConfig], Field(min_length=1)]
+    evaluation: EvaluationConfig = EvaluationConfig()
+    resources: dict[str, Resources] = {}  # by rule; `default` for the others
+
+
+@dataclass(frozen=True, order=True)
+class RunId:
+    """Identity of a run."""
+
+    suite: str
+    task: str
+    algorithm: str
+    variant: str
+    seed: int
+
+    @property
+    def path(self) -> str:
+        """Its folder under `results/<scale>/runs/`."""
+        return f"{self.suite}/{self.task}/{self.algorithm}/{self.variant}/seed{self.seed}"
+
+
+@dataclass(frozen=True, order=True)
+class ModelId:
+    """Identity of a world model; `tasks` is one task's name, or `all` for the suite's."""
+
+    suite: str
+    variant: str
+    tasks: str
+    seed: int
+
+    @property
+    def path(self) -> str:
+        """Its folder under `results/<scale>/models/`."""
+        return f"{self.suite}/{self.variant}/{self.tasks}/seed{self.seed}"
+
+
+class Matrix:
+    """The expected files of one scale and their resolved configs.
+
+    Everything in the YAML is checked when the matrix is made, before any job starts.
+
+    Args:
+        scale: name of the scale.
+        folder: where the scales' YAML files lie.
+
+    Raises:
+        UserError: unknown scale, suite, task, algorithm or key; a value of a wrong type or out of range.
+    """
+
+    def __init__(self, scale: str, folder: Path = CONFIG_FOLDER) -> None:
+        file = folder / f"{scale}.yaml"
+        if not file.exists():
+            known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+            raise UserError(f"unknown scale '{scale}'; choose from {known}, or add {file.name} beside them")
+        self.scale, self.file = scale, file
+        self.config = config.validate(ScaleConfig, config.read_yaml(file), str(file))
+        self._configs: dict[RunId | ModelId | str, Config] = {}
+        for suite, settings in self.config.suites.items():
+            self._check_names(suite, settings)
+            self._resolve(suite, settings)
+
+    def runs(self) -> list[RunId]:
+        """All runs of the scale, sorted."""
+        return sorted(key for key in self._configs if isinstance(key, RunId))
+
+    def models(self) -> list[ModelId]:
+        """All world models of the scale, sorted."""
+        return sorted(key for key in self._configs if isinstance(key, ModelId))
+
+    def data_sets(self) -> list[str]:
+        """The tasks whose episodes are collected, sorted."""
+        return sorted(key for key in self._configs if isinstance(key, str))
+
+    def text(self, key: RunId | ModelId | str) -> str:
+        """The content of config.yaml of a run, a world model or a task's data set.
+
+        Raises:
+            UserError: the scale's matrix has no such thing.
+        """
+        if key not in self._configs:
+            what = key if isinstance(key, str) else key.path
+            raise UserError(f"{self.file} lists no '{what}'; add it there or ask for one of its own")
+        return config.dump(self._configs[key])
+
+    def model_of(self, run: RunId) -> ModelId:
+        """The world model that a run of an algorithm with a `world_model` setting starts from."""
+        variant = self._configs[run].settings["world_model"]
+        return self._model(run.suite, variant, run.task, run.seed)
+
+    def tasks_of(self, model: ModelId) -> tuple[str, ...]:
+        """The tasks a world model is trained on."""
+        return self._configs[model].tasks
+
+    def resources(self, rule: str) -> Resources:
+        """What a rule's jobs ask for."""
+        table = self.config.resources
+        return table.get(rule, table.get("default", Resources()))
+
+    def _check_names(self, suite: str, settings: SuiteConfig) -> None:
+        if suite not in SUITES:
+            raise UserError(f"{self.file}: unknown suite '{suite}'; choose from {', '.join(SUITES)}")
+        for task, changes in settings.tasks.items():
+            get_task(task)
+            if task not in SUITES[suite]:
+                raise UserError(f"{self.file}: task '{task}' is not of suite '{suite}'; move it to the suite it is of")
+            known = {"collect", "world_models", *settings.algorithms}
+            if unknown := changes.keys() - known:
+                where = f"{self.file}: suites.{suite}.tasks.{task}"
+                raise UserError(f"{where}: unknown key '{min(unknown)}'; choose from {', '.join(sorted(known))}")
+        for algorithm in settings.algorithms:
+            algorithms.check(algorithm, suite)
+
+    def _resolve(self, suite: str, settings: SuiteConfig) -> None:
+        for task, changes in settings.tasks.items():
+            where = f"{self.file}: suites.{suite} ({task})"
+            data = config.merge(settings.collect, changes.get("collect", {}))
+            resolved = config.validate(CollectConfig, data, f"{where}.collect")
+            mine = DataConfig(scale=self.scale, task=task, seed=0, settings=resolved)
+            if self._configs.setdefault(task, mine) != mine:
+                raise UserError(f"{where}.collect differs from another suite's; a task's episodes are made once: align them")
+        for variant, model_settings in settings.world_models.items():
+            for model_config in self._model_configs(suite, settings, variant, model_settings):
+                name = model_config.tasks[0] if model_config.settings.tasks == "each" else "all"
+                self._configs[ModelId(suite, variant, name, model_config.seed)] = model_config
+        for run_config in self._run_configs(suite, settings):
+            key = RunId(suite, run_config.task, run_config.algorithm, run_config.variant, run_config.seed)
+            self._configs[key] = run_config
+
+    def _model_configs(self, suite: str, settings: SuiteConfig, variant: str, changes: Settings) -> Iterator[ModelConfig]:
+        where = f"{self.file}: suites.{suite}.world_models.{variant}"
+        shared = config.validate(config.PretrainConfig, changes, where)
+        groups = [(task,) for task in settings.tasks] if shared.tasks == "each" else [tuple(settings.tasks)]
+        for group in groups:
+            resolved = shared
+            if shared.tasks == "each":
+                own = settings.tasks[group[0]].get("world_models", {})
+                resolved = config.validate(config.PretrainConfig, config.merge(changes, own), f"{where} ({group[0]})")
+            for seed in range(resolved.seeds):
+                yield ModelConfig(scale=self.scale, suite=suite, variant=variant, tasks=group, seed=seed, settings=resolved)
+
+    def _run_configs(self, suite: str, settings: SuiteConfig) -> Iterator[RunConfig]:
+        for algorithm, variants in settings.algorithms.items():
+            cls = algorithms.settings_class(algorithm)
+            for variant, changes in variants.items():
+                for task, own in settings.tasks.items():
+                    where = f"{self.file}: suites.{suite}.algorithms.{algorithm}.{variant} ({task})"
+                    resolved = config.validate(cls, config.merge(changes, own.get(algorithm, {})), where)
+                    name = getattr(resolved, "world_model", None)
+                    if name is not None and name not in settings.world_models:
+                        known = ", ".join(settings.world_models) or "none are listed"
+                        raise UserError(f"{where}: unknown world model '{name}'; choose from {known}")
+                    for seed in range(settings.seeds):
+                        yield RunConfig(
+                            scale=self.scale,
+                            suite=suite,
+                            task=task,
+                            algorithm=algorithm,
+                            variant=variant,
+                            seed=seed,
+                            settings=resolved.model_dump(mode="json"),
+                            evaluation=self.config.evaluation,
+                        )
+
+    def _model(self, suite: str, variant: str, task: str, seed: int) -> ModelId:
+        for name in (task, "all"):
+            count = sum(isinstance(k, ModelId) and (k.suite, k.variant, k.tasks) == (suite, variant, name) for k in self._configs)
+            if count:
+                return ModelId(suite, variant, name, seed % count)
+        raise UserError(f"{self.file}: no world model '{variant}' of suite '{suite}' for task '{task}'; list it")
+
+
+def check_command_line(given: dict[str, Any]) -> tuple[str, bool]:
+    """The scale (default `demo`) and whether partial results are wanted, from Snakemake's `--config`.
+
+    Raises:
+        UserError: another key, or a value of a wrong type.
+    """
+    for key in given:
+        if key not in ("scale", "partial"):
+            raise UserError(f"--config: unknown key '{key}'; use scale=<name> or partial=true")
+    scale, partial = str(given.get("scale", "demo")), given.get("partial", False)
+    if not isinstance(partial, bool):
+        raise UserError(f"--config: partial must be true or false, got {partial!r}")
+    return scale, partial

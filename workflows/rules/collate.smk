@@ -1,0 +1,27 @@
+# Tidy CSV files of all runs: what figures and tables are made from.
+
+
+rule collate:
+    input:
+        evaluations=run_files("eval.json"),
+        curves=run_files("metrics.csv"),
+        manifests=run_files("manifest.json"),
+        data=data_files,
+    output:
+        scores="results/{scale}/scores.csv",
+        curves="results/{scale}/curves.csv",
+        expected="results/{scale}/expected.csv",
+        data="results/{scale}/data.csv",
+    log:
+        "results/{scale}/logs/collate.log",
+    benchmark:
+        "results/{scale}/benchmarks/collate.tsv"
+    threads: need("collate", "threads")
+    params:
+        partial="--partial" if PARTIAL else "",
+    resources:
+        mem_mb=need("collate", "mem_mb"),
+        runtime=need("collate", "runtime"),
+        gpu=need("collate", "gpu"),
+    shell:
+        "python -m pwm.scores --scale {wildcards.scale} {params.partial} --out $(dirname {output.scores:q}) > {log:q} 2>&1"

@@ -1,0 +1,106 @@
+# What the rules share: the scale's matrix, the expected files, and resources. The logic is in pwm/matrix.py.
+import functools
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(workflow.basedir)
+# Jobs run the code that lies beside the Snakefile, in whichever folder they work.
+sys.path.insert(0, str(ROOT))
+os.environ["PYTHONPATH"] = str(ROOT)
+
+from pwm.errors import UserError
+from pwm.matrix import Matrix, ModelId, RunId, check_command_line
+
+FIGURES = sorted(path.stem for path in (ROOT / "workflows" / "figures").glob("[!_]*.py") if path.stem != "style")
+TABLES = sorted(path.stem for path in (ROOT / "workflows" / "tables").glob("[!_]*.py") if path.stem != "common")
+
+
+def refuse(error):
+    """End with one line and exit code 2, before any job."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+@functools.cache
+def matrix(scale):
+    """The matrix of a scale, checked as a whole."""
+    try:
+        return Matrix(scale)
+    except UserError as error:
+        refuse(error)
+
+
+def config_text(key):
+    """The resolved config.yaml of the run, world model or data set that the wildcards name."""
+
+    def of_wildcards(wildcards):
+        try:
+            return matrix(wildcards.scale).text(key(wildcards))
+        except UserError as error:
+            refuse(error)
+
+    return of_wildcards
+
+
+def run_id(wildcards, algorithm=None):
+    """The run that the wildcards name."""
+    w = wildcards
+    return RunId(w.suite, w.task, algorithm or w.algorithm, w.variant, int(w.seed))
+
+
+def model_id(wildcards):
+    """The world model that the wildcards name."""
+    return ModelId(wildcards.suite, wildcards.variant, wildcards.tasks, int(wildcards.seed))
+
+
+def model_data(wildcards):
+    """The data sets a world model is trained on, in the order of its tasks."""
+    tasks = matrix(wildcards.scale).tasks_of(model_id(wildcards))
+    return [f"results/{wildcards.scale}/data/{task}/episodes/meta.json" for task in tasks]
+
+
+def model_of_run(wildcards):
+    """The world model that a PWM run starts from."""
+    model = matrix(wildcards.scale).model_of(run_id(wildcards, "pwm"))
+    return f"results/{wildcards.scale}/models/{model.path}/model.safetensors"
+
+
+def run_files(name):
+    """That file of every run of the scale; with `--config partial=true` only where it exists."""
+
+    def of_scale(wildcards):
+        folder = f"results/{wildcards.scale}/runs"
+        files = [f"{folder}/{run.path}/{name}" for run in matrix(wildcards.scale).runs()]
+        return [file for file in files if Path(file).exists()] if PARTIAL else files
+
+    return of_scale
+
+
+def data_files(wildcards):
+    """The description of every data set of the scale; with `--config partial=true` only where it exists."""
+    names = matrix(wildcards.scale).data_sets()
+    files = [f"results/{wildcards.scale}/data/{task}/episodes/meta.json" for task in names]
+    return [file for file in files if Path(file).exists()] if PARTIAL else files
+
+
+def need(rule, what):
+    """Threads, memory (MB), runtime (minutes) or GPUs of a rule's jobs, from the scale's config."""
+    return lambda wildcards: getattr(matrix(wildcards.scale).resources(rule), what)
+
+
+try:
+    SCALE, PARTIAL = check_command_line(config)
+except UserError as error:
+    refuse(error)
+matrix(SCALE)
+
+
+wildcard_constraints:
+    scale="[A-Za-z0-9_-]+",
+    suite="[a-z0-9]+",
+    task="[a-z0-9-]+",
+    tasks="[a-z0-9-]+",
+    algorithm="[a-z0-9_]+",
+    variant="[A-Za-z0-9_.-]+",
+    seed="[0-9]+",

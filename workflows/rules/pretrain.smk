@@ -1,0 +1,25 @@
+# A world model, of one task or of a suite's.
+
+
+rule pretrain:
+    input:
+        config="results/{scale}/models/{suite}/{variant}/{tasks}/seed{seed}/config.yaml",
+        data=model_data,
+    output:
+        weights="results/{scale}/models/{suite}/{variant}/{tasks}/seed{seed}/model.safetensors",
+        config="results/{scale}/models/{suite}/{variant}/{tasks}/seed{seed}/config.json",
+        metrics="results/{scale}/models/{suite}/{variant}/{tasks}/seed{seed}/metrics.csv",
+        manifest="results/{scale}/models/{suite}/{variant}/{tasks}/seed{seed}/manifest.json",
+    log:
+        "results/{scale}/models/{suite}/{variant}/{tasks}/seed{seed}/log.txt",
+    benchmark:
+        "results/{scale}/benchmarks/pretrain/{suite}/{variant}/{tasks}/seed{seed}.tsv"
+    threads: need("pretrain", "threads")
+    priority: 40
+    resources:
+        mem_mb=need("pretrain", "mem_mb"),
+        runtime=need("pretrain", "runtime"),
+        gpu=need("pretrain", "gpu"),
+    shell:
+        "python -m pwm.pretrain --config {input.config:q} --data $(dirname {input.data:q})"
+        " --out $(dirname {output.weights:q}) > {log:q} 2>&1"

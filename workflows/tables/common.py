@@ -1,0 +1,44 @@
+"""The one way a table is written: the numbers as CSV, the same set for reading as Markdown and LaTeX."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from workflows.results import Results
+
+LATEX = {"±": r"$\pm$", "−": "$-$", "–": "--"}
+
+
+def write_table(results: Results, numbers: pd.DataFrame, cells: pd.DataFrame, note: str) -> None:
+    """Write `<out>.csv`, `<out>.md` and `<out>.tex` (a booktabs tabular); the same bytes from the same data.
+
+    Args:
+        numbers: tidy numbers, in full precision.
+        cells: text for reading, laid out as the table is.
+        note: how to read the cells; scale, commit and command are added.
+    """
+    results.out.parent.mkdir(parents=True, exist_ok=True)
+    numbers.to_csv(f"{results.out}.csv", index=False, float_format="%.8g", lineterminator="\n")
+    source = f"Scale {results.scale}, commit {results.commits}, by `{results.command}`."
+    Path(f"{results.out}.md").write_text(f"{markdown(cells)}\n{note}\n\n{source}\n", encoding="utf-8")
+    comments = "".join(f"% {line}\n" for line in (note, source))
+    Path(f"{results.out}.tex").write_text(comments + latex(cells), encoding="utf-8")
+
+
+def markdown(cells: pd.DataFrame) -> str:
+    """A pipe table."""
+    rows = [list(cells.columns), ["---"] * len(cells.columns), *cells.to_numpy().tolist()]
+    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
+
+
+def latex(cells: pd.DataFrame) -> str:
+    """A `tabular` environment with booktabs rules; needs `\\usepackage{booktabs}` and nothing else."""
+    text = cells.to_latex(index=False, escape=True, column_format="l" * len(cells.columns))
+    for sign, command in LATEX.items():
+        text = text.replace(sign, command)
+    return text
+
+
+def number(value: float, decimals: int) -> str:
+    """A number with a true minus sign."""
+    return f"{value:.{decimals}f}".replace("-", "−")
