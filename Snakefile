@@ -39,5 +39,10 @@ rule all:
     default_target: True
     input:
         f"results/{SCALE}/scores.csv",
-        expand("figures/{scale}/{stem}.{ending}", scale=SCALE, stem=FIGURES, ending=["pdf", "png"]),
+        expand(
+            "figures/{scale}/{stem}.{ending}",
+            scale=SCALE,
+            stem=FIGURES,
+            ending=["pdf", "png"],
+        ),
         expand("results/{scale}/tables/{stem}.md", scale=SCALE, stem=TABLES),

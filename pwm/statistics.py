@@ -81,9 +81,8 @@ def _load(path: Path | str, columns: Sequence[str], required: Sequence[str]) -> 
             wrong = ~np.isfinite(values)
         if wrong.any():
             row = table[wrong].iloc[0]
-            raise UserError(
-                f"{path}: {column} of {describe(row)} is {row[column]!r}, not a number: mend or rerun this run"
-            )
+            told = f"{column} of {describe(row)} is {row[column]}, not a finite number"
+            raise UserError(f"{path}: {told}: run it again and collate")
         table[column] = values
     return table.astype({"seed": int})[list(columns)]
 

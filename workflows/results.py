@@ -34,9 +34,10 @@ class Aggregate:
     unit: str
     tasks: tuple[str, ...]
     suite_tasks: int
-    have: int
+    have: int  # seeds finished on all of the algorithm's tasks
     want: int
-    matrix: np.ndarray  # [runs, tasks], the seeds that are complete on all of the algorithm's tasks
+    started: bool  # whether any run is there
+    matrix: np.ndarray  # [have, tasks]
     estimates: dict[str, statistics.Estimate]
 
 
@@ -104,13 +105,13 @@ class Results:
         for algorithm, variant in self.algorithms(suite):
             runs = self.runs.query("suite == @suite and algorithm == @algorithm and variant == @variant")
             tasks = list(runs["task"].unique())
-            complete = runs.groupby("seed").agg(there=("there", "sum"))["there"] == len(tasks)
+            complete = runs.groupby("seed")["there"].sum() == len(tasks)
             seeds = sorted(complete[complete].index)
             matrix = statistics.score_matrix(scores, suite, algorithm, variant, tasks, seeds)
             names = [name for name in statistics.METRICS if not (raw and name == "optimality_gap")]
             meaningful = seeds and not (raw and len(tasks) > 1)
             estimates = statistics.aggregate(matrix, names) if meaningful else {}
-            counts = (len(self.tasks(suite)), len(seeds), len(complete))
+            counts = (len(self.tasks(suite)), len(seeds), len(complete), bool(runs["there"].any()))
             found.append(Aggregate(suite, algorithm, variant, unit, tuple(tasks), *counts, matrix, estimates))
         return found
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from pwm import statistics
 from pwm.errors import exit_on_user_error
@@ -84,7 +84,6 @@ def draw_block(
 ) -> list[tuple]:
     """Draw the panels over one axis, all with the same kind of scale."""
     grid = part.subplots(-(-len(block) // columns), columns, squeeze=False)
-    part.supxlabel(AXES[axis], fontsize=7)
     data, ends = [], []
     for place, (axes, panel) in enumerate(zip(grid.flat, block, strict=False)):
         quantity = "success" if panel.task.startswith("mw-") else "return"
@@ -94,14 +93,18 @@ def draw_block(
         if place % columns == 0 or quantity == "success":
             axes.set_ylabel(quantity)
     logarithmic = min(ends, default=0) > 0 and max(ends) > LOG_RATIO * min(ends)
+    part.supxlabel(AXES[axis] + ("; the start, 0, is not shown" if logarithmic else ""), fontsize=7)
     for axes in grid.flat[: len(block)]:
         if logarithmic:
             axes.set_xscale("log")
+            axes.set_xlim(0.9 * min(row[6] for row in data if row[6] > 0), 1.1 * max(ends))
+            axes.xaxis.set_major_locator(LogLocator(numticks=4))
+            axes.xaxis.set_minor_locator(NullLocator())
         else:
             axes.xaxis.set_major_locator(MaxNLocator(3))
-            axes.xaxis.set_major_formatter(FuncFormatter(style.thousands))
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_formatter(FuncFormatter(style.thousands))
+        for line in (axes.xaxis, axes.yaxis):
+            line.set_major_formatter(FuncFormatter(style.thousands))
     for axes in grid.flat[len(block) :]:
         axes.set_axis_off()
     return data
@@ -139,12 +142,18 @@ def draw_panel(
 
 
 def draw_random(axes: Axes, panel: Panel, quantity: str, results: Results, looks: dict) -> None:
-    """The random policy's result as a line across the panel, where it was measured."""
+    """The random policy's result as a line across the panel; in words where the line would squeeze the curves."""
     column = {"return": "return_mean", "success": "success_last"}[quantity]
     scores = results.scores.query("suite == @panel.suite and task == @panel.task and algorithm == 'random'")
     for variant, value in scores.groupby("variant")[column].mean().dropna().items():
         look = looks["random", variant]
-        axes.axhline(value, color=look.colour, linestyle=look.linestyle, linewidth=0.9)
+        if style.near(value, *axes.get_ylim()):
+            axes.axhline(value, color=look.colour, linestyle=look.linestyle, linewidth=0.9)
+        else:
+            above = value > axes.get_ylim()[1]
+            words = {"size": 5.5, "color": look.colour, "ha": "right", "va": "top" if above else "bottom"}
+            text = f"{look.label} {'▴' if above else '▾'} {value:.0f}".replace("-", "−")
+            axes.text(0.99, 0.98 if above else 0.02, text, transform=axes.transAxes, path_effects=style.HALO, **words)
 
 
 @exit_on_user_error

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from pwm import statistics
 from pwm.errors import exit_on_user_error
@@ -50,12 +51,13 @@ def draw_aggregates(axes: Axes, rows: list[Aggregate], looks: dict, note: str) -
             axes.plot(value, place, look.marker, color=look.colour, markersize=5)
             mean = row.estimates["mean"].estimate
             axes.plot(mean, place, "|", color=look.colour, markersize=10, markeredgewidth=1.2)
-    axes.set_yticks(range(len(rows)), [row_label(row, looks) for row in rows])
+    axes.set_yticks(range(len(rows)), [row_label(row, looks[row.algorithm, row.variant].label) for row in rows])
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
         tick.set_color(looks[row.algorithm, row.variant].colour)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(axis="x")
     if rows[0].unit == PPO_UNIT:
         axes.axvline(1, color=style.GREY, linewidth=0.6, linestyle=":")
@@ -70,19 +72,20 @@ def draw_aggregates(axes: Axes, rows: list[Aggregate], looks: dict, note: str) -
     return data
 
 
-def row_label(row: Aggregate, looks: dict) -> str:
+def row_label(row: Aggregate, name: str) -> str:
     """Name, runs, and tasks where the algorithm is not meant to have run on all of the suite's."""
-    details = [runs_of(row.have, row.want) if row.have else f"0/{row.want} seeds complete"]
+    details = ["no seed complete" if row.started and not row.have else runs_of(row.have, row.want)]
     if len(row.tasks) < row.suite_tasks:
         details.append(f"{len(row.tasks)}/{row.suite_tasks} tasks")
-    return f"{looks[row.algorithm, row.variant].label} ({', '.join(details)})"
+    return f"{name} ({', '.join(details)})"
 
 
 def draw_profiles(axes: Axes, rows: list[Aggregate], looks: dict) -> list[tuple]:
     """Share of runs above each score, with a pointwise band where there are two runs or more."""
     drawn = {(row.algorithm, row.variant): row for row in rows if row.estimates}
     scores = np.concatenate([row.matrix.ravel() for row in drawn.values()])
-    taus = np.linspace(min(0.0, scores.min()), scores.max() + 0.05 * max(np.ptp(scores), 1e-3), TAUS)
+    pad = 0.05 * (np.ptp(scores) or 1.0)
+    taus = np.linspace(min(0.0, scores.min() - pad), scores.max() + pad, TAUS)
     profiles = statistics.performance_profile({key: row.matrix for key, row in drawn.items()}, taus)
     data = []
     for key, (share, low, high) in profiles.items():
@@ -93,6 +96,7 @@ def draw_profiles(axes: Axes, rows: list[Aggregate], looks: dict) -> list[tuple]
             data.append(("profile", *key, "share of runs above tau", *point, row.unit, row.have, row.want))
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlim(taus[0], taus[-1])
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel(f"τ ({rows[0].unit})")
     axes.set_ylabel("share of runs > τ")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -5,7 +5,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 
 from pwm import statistics
 from pwm.errors import exit_on_user_error
@@ -14,7 +13,7 @@ from workflows.results import PPO_UNIT, REFERENCES, SUITES, Results, read_result
 
 PITCH, GAP, FRAME = 0.1, 0.09, 0.62  # inches: a line of dots, between tasks, title and axis of a panel
 TWO_COLUMNS = 12  # suites with more tasks are set in two columns
-HALO = [withStroke(linewidth=1.5, foreground="white")]  # keeps words legible on lines
+SCORES = {"mt30": "score (return / 1000)", "mt80": "score (return / 1000, on Meta-World success)"}
 COLUMNS = ["suite", "task", "algorithm", "variant", "seed", "score", "low", "high", "unit", "n", "expected"]
 
 
@@ -61,7 +60,7 @@ def measure(results: Results) -> pd.DataFrame:
     locomotion_unit = f"return (not normalised: {not_normalised.partition(':')[0]})" if not_normalised else PPO_UNIT
     rows = []
     for suite in results.suites:
-        unit = locomotion_unit if suite == "locomotion" else "score"
+        unit = locomotion_unit if suite == "locomotion" else SCORES.get(suite, "score")
         for task in results.tasks(suite):
             for algorithm, variant in results.algorithms(suite):
                 have, want = results.count(suite, task, algorithm, variant)
@@ -84,8 +83,7 @@ def limits(own: pd.DataFrame) -> tuple[float, float]:
     main = own if reference.all() else own[~reference]
     values = np.append(main[["score", "low", "high"]].to_numpy().ravel(), 0.0)
     low, high = np.nanmin(values), np.nanmax(values)
-    near = own.loc[reference, "score"].dropna()
-    near = near[(near > 2 * low - high) & (near < 2 * high - low)]
+    near = [value for value in own.loc[reference, "score"] if style.near(value, low, high)]
     low, high = min([low, *near]), max([high, *near])
     pad = 0.04 * ((high - low) or 1.0)
     return (low - pad if low < 0 else 0.0), high + pad
@@ -123,7 +121,7 @@ def draw_panel(
 def draw_runs(axes: Axes, group: pd.DataFrame, look: style.Look, y: float) -> None:
     """Seeds as small dots, mean as the variant's marker, interval as a bar; missing runs in words."""
     mean, seeds = group[group["seed"] == "mean"].iloc[0], group.loc[group["seed"] != "mean", "score"]
-    words = {"size": 5, "color": look.colour, "va": "center_baseline", "path_effects": HALO}
+    words = {"size": 5, "color": look.colour, "va": "center_baseline", "path_effects": style.HALO}
     if not mean["n"]:
         axes.annotate(f"{look.label}: not run", (axes.get_xlim()[0], y), (3, 0), textcoords="offset points", **words)
         return
@@ -144,8 +142,15 @@ def draw_reference(axes: Axes, group: pd.DataFrame, look: style.Look, top: float
         axes.plot([value, value], [top, bottom], color=look.colour, linestyle=look.linestyle, linewidth=1)
     elif np.isfinite(value):
         left = value < low
-        text = f"◂ {look.label} {value:.3g}" if left else f"{look.label} {value:.3g} ▸"
-        place = {"ha": "left" if left else "right", "va": "top", "size": 5, "color": look.colour, "path_effects": HALO}
+        number = f"{value:.4g}".replace("-", "−")
+        text = f"◂ {look.label} {number}" if left else f"{look.label} {number} ▸"
+        place = {
+            "ha": "left" if left else "right",
+            "va": "top",
+            "size": 5,
+            "color": look.colour,
+            "path_effects": style.HALO,
+        }
         axes.annotate(text, (low if left else high, top), (2 if left else -2, -1), textcoords="offset points", **place)
 
 

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from workflows.results import REFERENCES, Results, name_of
 
@@ -20,6 +21,7 @@ COLOURS |= {"random": GREY, "data": "#000000"}
 SPARE_COLOURS = ("#56B4E9", "#882255", "#999933", "#332288", "#661100", "#44AA99", "#AA4499")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINESTYLES = ("-", (0, (4, 1.2)), (0, (1.2, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+HALO = [withStroke(linewidth=1.5, foreground="white")]  # keeps words legible on lines
 WATERMARKED = ("test", "demo")
 
 mpl.rcParams.update(
@@ -93,12 +95,17 @@ def message(text: str) -> Figure:
     return figure
 
 
+def near(value: float, low: float, high: float) -> bool:
+    """Whether a reference lies within the drawn range or so close that showing it does not squeeze the rest."""
+    return 2 * low - high <= value <= 2 * high - low
+
+
 def thousands(value: float, _position: int | None = None) -> str:
     """Tick text of a large number: 250k, 1.5M."""
     for unit, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
-            return f"{value / unit:g}{letter}"
-    return f"{value:g}"
+            return f"{value / unit:g}{letter}".replace("-", "−")
+    return f"{value:g}".replace("-", "−")
 
 
 def watermark(figure: Figure, scale: str) -> None:

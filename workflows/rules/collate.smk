@@ -16,12 +16,14 @@ rule collate:
         "results/{scale}/logs/collate.log",
     benchmark:
         "results/{scale}/benchmarks/collate.tsv"
+    conda:
+        "../../environment.yml"
     threads: need("collate", "threads")
-    params:
-        partial="--partial" if PARTIAL else "",
     resources:
         mem_mb=need("collate", "mem_mb"),
         runtime=need("collate", "runtime"),
         gpu=need("collate", "gpu"),
+    params:
+        partial="--partial" if PARTIAL else "",
     shell:
         "python -m pwm.scores --scale {wildcards.scale} {params.partial} --out $(dirname {output.scores:q}) > {log:q} 2>&1"

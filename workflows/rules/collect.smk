@@ -10,8 +10,10 @@ rule collect:
         "results/{scale}/data/{task}/log.txt",
     benchmark:
         "results/{scale}/benchmarks/collect/{task}.tsv"
-    threads: need("collect", "threads")
     priority: 50
+    conda:
+        "../../environment.yml"
+    threads: need("collect", "threads")
     resources:
         mem_mb=need("collect", "mem_mb"),
         runtime=need("collect", "runtime"),

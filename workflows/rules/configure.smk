@@ -6,6 +6,8 @@ rule configure_data:
         "results/{scale}/data/{task}/config.yaml",
     log:
         "results/{scale}/logs/configure_data/{task}.log",
+    conda:
+        "../../environment.yml"
     params:
         text=config_text(lambda w: w.task),
     shell:
@@ -17,6 +19,8 @@ rule configure_model:
         "results/{scale}/models/{suite}/{variant}/{tasks}/seed{seed}/config.yaml",
     log:
         "results/{scale}/logs/configure_model/{suite}/{variant}/{tasks}/seed{seed}.log",
+    conda:
+        "../../environment.yml"
     params:
         text=config_text(model_id),
     shell:
@@ -28,6 +32,8 @@ rule configure_run:
         "results/{scale}/runs/{suite}/{task}/{algorithm}/{variant}/seed{seed}/config.yaml",
     log:
         "results/{scale}/logs/configure_run/{suite}/{task}/{algorithm}/{variant}/seed{seed}.log",
+    conda:
+        "../../environment.yml"
     params:
         text=config_text(run_id),
     shell:

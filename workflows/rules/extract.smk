@@ -15,8 +15,10 @@ rule extract:
         "results/{scale}/runs/{suite}/{task}/pwm/{variant}/seed{seed}/log.txt",
     benchmark:
         "results/{scale}/benchmarks/extract/{suite}/{task}/{variant}/seed{seed}.tsv"
-    threads: need("extract", "threads")
     priority: 30
+    conda:
+        "../../environment.yml"
+    threads: need("extract", "threads")
     resources:
         mem_mb=need("extract", "mem_mb"),
         runtime=need("extract", "runtime"),

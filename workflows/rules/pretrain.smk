@@ -14,8 +14,10 @@ rule pretrain:
         "results/{scale}/models/{suite}/{variant}/{tasks}/seed{seed}/log.txt",
     benchmark:
         "results/{scale}/benchmarks/pretrain/{suite}/{variant}/{tasks}/seed{seed}.tsv"
-    threads: need("pretrain", "threads")
     priority: 40
+    conda:
+        "../../environment.yml"
+    threads: need("pretrain", "threads")
     resources:
         mem_mb=need("pretrain", "mem_mb"),
         runtime=need("pretrain", "runtime"),

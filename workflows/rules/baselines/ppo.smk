@@ -10,6 +10,8 @@ rule ppo:
         "results/{scale}/runs/{suite}/{task}/ppo/{variant}/seed{seed}/log.txt",
     benchmark:
         "results/{scale}/benchmarks/ppo/{suite}/{task}/{variant}/seed{seed}.tsv"
+    conda:
+        "../../../environment.yml"
     threads: need("ppo", "threads")
     resources:
         mem_mb=need("ppo", "mem_mb"),

@@ -1,0 +1,111 @@
+"""Stage `collate`: the tidy CSV files of a scale, from its runs' folders.
+
+python -m pwm.scores --scale SCALE --out results/SCALE
+
+scores.csv    one row a run
+curves.csv    one row a learning-curve point
+expected.csv  one row a run that the scale's matrix lists, done or not
+data.csv      one row a data set
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pwm.data.episodes import Episodes
+from pwm.errors import UserError, exit_on_user_error
+from pwm.matrix import Matrix, RunId
+from pwm.runs import write_atomically
+
+IDENTITY = ["suite", "task", "algorithm", "variant", "seed"]
+EVALUATED = ["score", "return_mean", "return_std", "success_last", "success_any", "episodes"]
+TRAINED = ["env_steps", "updates", "train_wall_s"]
+SCORES = ["scale", *IDENTITY, *EVALUATED, *TRAINED, "eval_wall_s", "device", "commit"]
+CURVES = ["scale", *IDENTITY, "env_steps", "updates", "wall_time_s", "return", "success"]
+
+
+def identity(scale: str, run: RunId) -> dict[str, Any]:
+    """The columns that name a run."""
+    return {"scale": scale} | {name: getattr(run, name) for name in IDENTITY}
+
+
+def score_row(scale: str, run: RunId, folder: Path) -> dict[str, Any]:
+    """A run's row of scores.csv."""
+    evaluation, manifest = _read_json(folder / "eval.json"), _read_json(folder / "manifest.json")
+    facts = {name: evaluation[name] for name in [*EVALUATED, "eval_wall_s"]}
+    facts |= {name: manifest[name] for name in [*TRAINED, "device", "commit"]}
+    return identity(scale, run) | facts
+
+
+def curve_rows(scale: str, run: RunId, folder: Path) -> pd.DataFrame:
+    """A run's rows of curves.csv."""
+    try:
+        curve = pd.read_csv(folder / "metrics.csv")
+        return curve.assign(**identity(scale, run))[CURVES]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder / 'metrics.csv'}: cannot be read ({error}); delete it to train the run again") from None
+
+
+def data_row(scale: str, task: str, folder: Path) -> dict[str, Any]:
+    """A data set's row of data.csv; its checksums were verified by whoever trained on it."""
+    meta = Episodes.open(folder, verify=False, expected_task=task).meta
+    row = {"scale": scale, "task": task, "behaviour": meta.collector["behaviour"], "episodes": meta.episodes}
+    return row | {name: getattr(meta.statistics, name) for name in ("return_mean", "return_min", "return_max")}
+
+
+def collate(scale: str, out: Path, partial: bool) -> None:
+    """Write the four CSV files of a scale into `out`.
+
+    Args:
+        scale: its matrix says what is expected.
+        out: the scale's results folder, `results/<scale>`.
+        partial: leave missing runs out, naming them, instead of refusing.
+
+    Raises:
+        UserError: a run is missing or unreadable.
+    """
+    matrix = Matrix(scale)
+    folders = {run: out / "runs" / run.path for run in matrix.runs()}
+    missing = [run for run, folder in folders.items() if not (folder / "eval.json").exists()]
+    if missing and not partial:
+        raise UserError(f"{folders[missing[0]]}: not evaluated yet ({len(missing)} runs missing); run snakemake first")
+    for run in missing:
+        print(f"missing: {run.path}", file=sys.stderr)
+    done = {run: folder for run, folder in folders.items() if run not in missing}
+    scores = pd.DataFrame([score_row(scale, run, folder) for run, folder in done.items()], columns=SCORES)
+    curves = [curve_rows(scale, run, folder) for run, folder in done.items()]
+    data = [(task, out / "data" / task / "episodes") for task in matrix.data_sets()]
+    tables = {
+        "scores": scores,
+        "curves": pd.concat(curves) if curves else pd.DataFrame(columns=CURVES),
+        "expected": pd.DataFrame([identity(scale, run) for run in folders])[IDENTITY],
+        "data": pd.DataFrame([data_row(scale, task, f) for task, f in data if (f / "meta.json").exists() or not partial]),
+    }
+    for name, table in tables.items():
+        write_atomically(out / f"{name}.csv", table.to_csv(index=False))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and run snakemake again") from None
+
+
+@exit_on_user_error
+def main() -> None:
+    """The stage's command line."""
+    parser = argparse.ArgumentParser(prog="python -m pwm.scores", description="Collate a scale's runs into CSV files.")
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the scale's results folder")
+    parser.add_argument("--partial", action="store_true", help="leave out missing runs instead of refusing")
+    args = parser.parse_args()
+    collate(args.scale, args.out, args.partial)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Figures: what they draw, what they say about missing runs, and that the same data make the same bytes."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+from synthetic_results import DMCONTROL, MATRIX, arguments, write_results
+
+from workflows.figures import learning_curves, learning_curves_wall_time, locomotion_aggregate, per_task, style
+from workflows.results import Results, read_results
+
+ROOT = Path(__file__).parents[1]
+STEMS = sorted(p.stem for p in (ROOT / "workflows/figures").glob("*.py") if p.stem not in ("__init__", "style"))
+MISSING = (
+    "task == 'cheetah-run' and variant == 'multitask'",
+    "algorithm == 'shac' and seed == 2",
+    "task == 'walker-walk' and algorithm == 'tdmpc2' and seed > 0",
+)
+
+
+def module_of(stem: str):
+    return importlib.import_module(f"workflows.figures.{stem}")
+
+
+def read(module, folder: Path, scale: str = "demo", **made: object) -> Results:
+    """Results of made-up CSV files, as the script would read them."""
+    paths = write_results(folder, scale, **made)
+    return read_results(module.__file__, module.__doc__, arguments(paths, scale, folder / Path(module.__file__).stem))
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory) -> dict[str, Path]:
+    """A demo scale with missing runs."""
+    return write_results(tmp_path_factory.mktemp("partial"), missing=MISSING)
+
+
+def draw(module, paths: dict[str, Path], scale: str = "demo", out: Path = Path("figure")):
+    results = read_results(module.__file__, module.__doc__, arguments(paths, scale, out))
+    return module.draw(results), results
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_same_data_same_bytes_nothing_clipped(stem, partial, tmp_path):
+    module = module_of(stem)
+    for name in ("one", "two"):
+        (figure, data), results = draw(module, partial, out=tmp_path / name / stem)
+        style.save(figure, data, results)
+    for suffix in ("pdf", "png", "csv"):
+        first, second = ((tmp_path / name / f"{stem}.{suffix}").read_bytes() for name in ("one", "two"))
+        assert first == second and len(first) > 500
+    assert b"CreationDate" not in (tmp_path / f"one/{stem}.pdf").read_bytes()
+    about = Image.open(tmp_path / f"one/{stem}.png").text
+    assert about["Commit"] == "abc1234" and about["Scale"] == "demo"
+    assert f"workflows.figures.{stem} --scores results/demo/scores.csv" in about["Command"]
+    page = figure.bbox.padded(1)
+    for text in figure.findobj(Text):
+        box = text.get_window_extent()
+        if text.get_visible() and text.get_text() and "scale" not in text.get_text():
+            assert box.width == 0 or (page.contains(*box.min) and page.contains(*box.max)), text.get_text()
+
+
+@pytest.mark.parametrize(("scale", "marked"), [("test", True), ("demo", True), ("laptop", False), ("paper", False)])
+def test_only_small_scales_are_watermarked(scale, marked):
+    figure = style.message("nothing")
+    style.watermark(figure, scale)
+    assert (f"{scale} scale" in texts(figure)) == marked
+
+
+def test_saving_watermarks(tmp_path):
+    pixels = {}
+    for scale in ("demo", "laptop"):
+        results = read(per_task, tmp_path / scale, scale, matrix={}, seeds=1)
+        figure, data = per_task.draw(results)
+        style.save(figure, data, results)
+        pixels[scale] = np.asarray(Image.open(f"{results.out}.png"))[..., :3]
+    grey = {scale: int((image == 0xEE).all(axis=-1).sum()) for scale, image in pixels.items()}
+    assert grey["demo"] > 1000 and grey["laptop"] < 50
+
+
+def test_colours_by_algorithm_and_marks_by_variant(tmp_path):
+    pairs = [
+        ("pwm", "default"),
+        ("pwm", "b"),
+        ("pwm", "a"),
+        ("zeta", "default"),
+        ("alpha", "default"),
+        ("ppo", "default"),
+    ]
+    looks = style.looks(read(per_task, tmp_path, matrix={"mt30": {"walker-walk": pairs}}))
+    assert looks["pwm", "default"].colour == looks["pwm", "a"].colour == style.COLOURS["pwm"]
+    assert len({looks["pwm", variant].marker for variant in ("default", "a", "b")}) == 3
+    assert len({str(looks["pwm", variant].linestyle) for variant in ("default", "a", "b")}) == 3
+    colours = [looks[name, "default"].colour for name in ("pwm", "ppo", "random", "alpha", "zeta")]
+    assert len(set(colours)) == 5 and not {*colours[3:]} & {*style.COLOURS.values()}
+    assert looks["zeta", "default"].label == "zeta" and looks["pwm", "a"].label == "PWM a"
+
+
+def test_more_unknown_algorithms_than_colours_still_draw(tmp_path):
+    pairs = [(f"new{index}", "default") for index in range(len(style.SPARE_COLOURS) + 1)]
+    assert len(style.looks(read(per_task, tmp_path, matrix={"mt30": {"walker-walk": pairs}}))) == len(pairs) + 3
+
+
+def test_per_task_draws_means_of_seeds_and_names_missing_runs(partial):
+    (figure, data), results = draw(per_task, partial)
+    scores = results.scores
+    ppo = scores.query("task == 'hopper' and algorithm == 'ppo'").score.mean()
+    shac = scores.query("task == 'hopper' and algorithm == 'shac'").score
+    drawn = data.query("algorithm == 'shac'").set_index("seed")
+    assert drawn.loc["mean", "score"] == pytest.approx(shac.mean() / ppo)
+    assert sorted(drawn.drop("mean")["score"]) == pytest.approx(sorted(shac / ppo))
+    assert drawn.loc["mean", "low"] < drawn.loc["mean", "score"] < drawn.loc["mean", "high"]
+    single = data.query("task == 'walker-walk' and algorithm == 'tdmpc2' and seed == 'mean'").iloc[0]
+    assert np.isnan(single.low) and np.isnan(single.high) and (single.n, single.expected) == (1, 3)
+    assert {"n = 2/3", "n = 1/3", "PWM multitask: not run"} <= {*texts(figure)}
+    assert set(data.query("suite == 'mt30'").task) == {*DMCONTROL}
+
+
+def test_curves_keep_units_apart_and_average_seeds(partial):
+    (figure, data), results = draw(learning_curves, partial)
+    offline = (data.suite == "mt30") & (data.algorithm == "pwm")
+    assert set(data[offline].axis) == {"updates"} and set(data[~offline].axis) == {"env_steps"}
+    curves = results.curves.query("task == 'hopper' and algorithm == 'ppo'")
+    mean = data.query("task == 'hopper' and algorithm == 'ppo' and seed == 'mean'")
+    np.testing.assert_allclose(mean["value"], curves.groupby("env_steps")["return"].mean())
+    assert {"Locomotion; SHAC 2/3", "MT30; TD-MPC2 1/3"} <= {*texts(figure)}
+    assert any("PWM multitask not run" in text.replace("\n", " ") for text in texts(figure))
+    wall = learning_curves_wall_time.draw(results)[1]
+    assert set(wall.axis) == {"wall_minutes"} and wall.x.max() < 20  # minutes: the runs take 900 s
+    assert set(wall.query("task == 'walker-walk'").algorithm) == {"pwm", "tdmpc2"}
+
+
+def test_curves_of_very_different_lengths_share_a_logarithmic_axis(tmp_path):
+    results = read(learning_curves, tmp_path)
+    results.curves.loc[results.curves.algorithm == "ppo", "env_steps"] *= 100
+    scales = {axes.get_title(): axes.get_xscale() for axes in learning_curves.draw(results)[0].axes}
+    assert scales["hopper"] == "log"
+    results.curves.loc[results.curves.algorithm == "ppo", "env_steps"] //= 50
+    assert {axes.get_xscale() for axes in learning_curves.draw(results)[0].axes} == {"linear"}
+
+
+def test_locomotion_aggregate_by_hand(partial):
+    (figure, data), results = draw(locomotion_aggregate, partial)
+    hopper = results.scores.query("task == 'hopper'")
+    ppo = hopper.query("algorithm == 'ppo'").score.mean()
+    pwm = np.sort(hopper.query("algorithm == 'pwm' and variant == 'default'").score / ppo)
+    drawn = data.query("panel == 'aggregate' and algorithm == 'pwm' and variant == 'default'").set_index("statistic")
+    assert drawn.loc["mean", "value"] == pytest.approx(pwm.mean())
+    assert drawn.loc["iqm", "value"] == pytest.approx(pwm.mean())  # a quarter of three runs is no run
+    profile = data.query("panel == 'profile' and algorithm == 'pwm' and variant == 'default'")
+    np.testing.assert_allclose(profile["value"], [(pwm > tau).mean() for tau in profile["tau"]])
+    assert "SHAC (n = 2/3)" in texts(figure) and "random" not in set(data.algorithm)
+
+
+def test_an_algorithm_that_finished_no_seed_on_all_tasks_gets_no_aggregate(tmp_path):
+    pairs = [("pwm", "default"), ("shac", "default"), ("sac", "default"), ("ppo", "default")]
+    matrix = {"locomotion": {"hopper": pairs, "ant": [*pairs, ("tdmpc2", "default")]}}
+    missing = ("algorithm == 'shac' and task == 'ant'", "algorithm == 'sac'")
+    figure, data = locomotion_aggregate.draw(read(locomotion_aggregate, tmp_path, matrix=matrix, missing=missing))
+    assert {"SHAC (no seed complete)", "SAC (not run)", "TD-MPC2 (n = 3, 1/2 tasks)"} <= {*texts(figure)}
+    assert set(data.algorithm) == {"pwm", "ppo", "tdmpc2"}
+
+
+def test_returns_stay_raw_where_ppo_cannot_be_the_unit(tmp_path):
+    results = read(locomotion_aggregate, tmp_path)
+    results.scores.loc[results.scores.algorithm == "ppo", "score"] = -5.0
+    figure, data = locomotion_aggregate.draw(results)
+    assert set(data.unit) == {"return"} and any("not normalised" in text for text in texts(figure))
+    _, per = per_task.draw(results)
+    assert per.query("algorithm == 'ppo' and seed == 'mean'").score.item() == -5.0
+    assert "on hopper is -5" in per.query("suite == 'locomotion'").unit.iloc[0]
+
+
+def test_raw_returns_of_several_tasks_are_not_averaged(tmp_path):
+    matrix = {"locomotion": dict.fromkeys(("hopper", "ant"), [("pwm", "default")])}
+    figure, data = locomotion_aggregate.draw(read(locomotion_aggregate, tmp_path, matrix=matrix))
+    assert data.empty and any("PPO has no run on hopper" in text for text in texts(figure))
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("matrix", [{}, {"mt30": MATRIX["mt30"]}])
+def test_absent_suites_are_said_plainly(stem, matrix, tmp_path):
+    figure, data = module_of(stem).draw(read(module_of(stem), tmp_path, matrix=matrix, seeds=1))
+    if not matrix or stem == "locomotion_aggregate":
+        assert any(text.startswith("This scale has no") for text in texts(figure)) and data.empty
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_scale_without_a_finished_run_draws_its_matrix_as_not_run(stem, tmp_path):
+    paths = write_results(tmp_path, missing=("seed >= 0",))
+    for name in ("scores", "curves"):
+        pd.read_csv(paths[name]).iloc[:0].to_csv(paths[name], index=False)
+    (figure, _), _ = draw(module_of(stem), paths)
+    assert any("not run" in text or "No algorithm" in text or "PPO has no run" in text for text in texts(figure))
+
+
+def test_another_scales_files_are_refused_with_exit_code_2(partial, tmp_path):
+    command = [sys.executable, "-m", "workflows.figures.per_task", *arguments(partial, "paper", tmp_path / "x")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "holds scale demo, not paper" in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_figures_and_tables_never_import_torch():
+    names = [f"workflows.{path.parent.name}.{path.stem}" for path in (ROOT / "workflows").glob("[ft]*/*.py")]
+    code = f"import sys, {', '.join(names)}; assert 'torch' not in sys.modules and 'mujoco' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code.replace(".__init__", "")], cwd=ROOT, check=True)
+
+
+def test_every_figure_and_table_has_a_caption():
+    tables = {p.stem for p in (ROOT / "workflows/tables").glob("*.py")} - {"__init__", "common"}
+    captions = {p.stem: p.read_text(encoding="utf-8") for p in (ROOT / "workflows/report").glob("*.rst")}
+    assert captions.keys() == {*STEMS, *tables, "workflow"}
+    assert all(len(text) > 80 for text in captions.values())

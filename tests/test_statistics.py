@@ -1,0 +1,208 @@
+"""Statistics against hand computation, closed forms and simulation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from rliable import metrics
+from synthetic_results import make_runs, make_scores, write_results
+
+from pwm import statistics
+from pwm.errors import UserError
+from pwm.statistics import Estimate
+
+
+def scores_of(rows: list[tuple]) -> pd.DataFrame:
+    """Scores from `(suite, task, algorithm, variant, seed, score)`."""
+    return pd.DataFrame(rows, columns=[*statistics.RUN_KEYS, "score"])
+
+
+def test_aggregates_by_hand():
+    matrix = np.array([[0.1, 0.8], [0.2, 0.9], [0.3, 1.0], [0.4, 2.0]])
+    found = statistics.aggregate(matrix, reps=50)
+    # Eight scores: the two lowest and the two highest go, .3 .4 .8 .9 stay.
+    assert found["iqm"].estimate == pytest.approx((0.3 + 0.4 + 0.8 + 0.9) / 4)
+    assert found["mean"].estimate == pytest.approx(5.7 / 8)
+    assert found["median"].estimate == pytest.approx((0.25 + 1.175) / 2)  # of the two tasks' means
+    assert found["optimality_gap"].estimate == pytest.approx((0.9 + 0.8 + 0.7 + 0.6 + 0.2 + 0.1 + 0 + 0) / 8)
+    assert all(low <= value <= high for value, low, high in found.values())
+
+
+def test_score_matrix_has_runs_as_rows_and_tasks_as_columns():
+    rows = [
+        ("mt30", task, "pwm", "default", seed, 10 * seed + place)
+        for seed in (2, 0, 1)
+        for place, task in enumerate("ab")
+    ]
+    other = [("mt30", "a", "sac", "default", 0, -1.0), ("mt80", "a", "pwm", "default", 0, -1.0)]
+    matrix = statistics.score_matrix(scores_of(rows + other), "mt30", "pwm", "default", ["a", "b"])
+    np.testing.assert_array_equal(matrix, [[0, 1], [10, 11], [20, 21]])
+    swapped = statistics.score_matrix(scores_of(rows), "mt30", "pwm", "default", ["b", "a"], seeds=[1])
+    np.testing.assert_array_equal(swapped, [[11, 10]])
+
+
+def test_score_matrix_names_the_missing_run():
+    rows = [("mt30", "a", "pwm", "default", 0, 1.0), ("mt30", "b", "pwm", "default", 1, 1.0)]
+    with pytest.raises(UserError, match="mt30/b/pwm/default seed 0"):
+        statistics.score_matrix(scores_of(rows), "mt30", "pwm", "default", ["a", "b"])
+
+
+def test_intervals_repeat_and_leave_the_global_generator_alone():
+    matrix = np.random.default_rng(0).normal(size=(5, 3))
+    np.random.seed(7)  # noqa: NPY002
+    expected_draw = np.random.random()  # noqa: NPY002
+    np.random.seed(7)  # noqa: NPY002
+    first = statistics.aggregate(matrix, reps=100, seed=3)
+    assert np.random.random() == expected_draw  # noqa: NPY002
+    assert statistics.aggregate(matrix, reps=100, seed=3) == first
+    assert statistics.aggregate(matrix, reps=100, seed=4)["mean"].low != first["mean"].low
+
+
+def test_the_global_generator_comes_back_after_an_error():
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    with pytest.raises(RuntimeError), statistics._seeded(0):
+        raise RuntimeError
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+
+
+def test_no_interval_from_one_run():
+    one = np.array([[0.2, 0.4]])
+    for found in (
+        statistics.aggregate(one)["mean"],
+        statistics.probability_of_improvement(one, np.ones((3, 2))),
+        statistics.probability_of_improvement(np.ones((3, 2)), one),
+    ):
+        assert np.isfinite(found.estimate)
+        assert np.isnan(found.low) and np.isnan(found.high)
+    _, low, high = statistics.performance_profile({"a": one}, np.array([0.3]))["a"]
+    assert np.isnan(low).all() and np.isnan(high).all()
+
+
+def test_intervals_cover_the_true_mean():
+    """Of 95% intervals from 12 runs nearly 95% hold the truth (percentile bootstraps run a little narrow)."""
+    rng = np.random.default_rng(1)
+    level = np.array([0.0, 1.0, 5.0])  # a bootstrap that mixed tasks would make these intervals far too wide
+    hits, widths = [], []
+    for trial in range(120):
+        found = statistics.aggregate(level + rng.normal(size=(12, 3)), ["mean"], reps=200, seed=trial)["mean"]
+        hits.append(found.low <= level.mean() <= found.high)
+        widths.append(found.high - found.low)
+    assert 0.85 <= np.mean(hits) <= 0.99
+    assert np.mean(widths) == pytest.approx(2 * 1.96 / np.sqrt(12 * 3), rel=0.15)
+
+
+def test_probability_of_improvement_by_hand_and_as_rliable_defines_it():
+    x, y = np.array([[1.0, 5.0], [3.0, 5.0]]), np.array([[2.0, 5.0], [0.0, 6.0], [3.0, 4.0]])
+    # Task 1: 1 beats 0; 3 beats 2, 0 and ties 3: 3.5 of 6. Task 2: each 5 ties 5, beats 4: 3 of 6.
+    found = statistics.probability_of_improvement(x, y, reps=100)
+    assert found.estimate == pytest.approx((3.5 + 3) / 12)
+    assert found.estimate == pytest.approx(metrics.probability_of_improvement(x, y))
+    assert 0 <= found.low <= found.estimate <= found.high <= 1
+
+
+def test_performance_profile_by_hand():
+    taus = np.array([0.0, 0.5, 1.0])
+    matrices = {"a": np.array([[0.5, 0.6], [0.2, 1.5]]), "b": np.full((2, 2), 2.0)}
+    found = statistics.performance_profile(matrices, taus, reps=100)
+    np.testing.assert_allclose(found["a"][0], [1, 0.5, 0.25])  # a score equal to tau is not above it
+    np.testing.assert_array_equal(found["b"], np.ones((3, 3)))
+    assert (found["a"][1] <= found["a"][0]).all() and (found["a"][0] <= found["a"][2]).all()
+
+
+def test_locomotion_is_divided_by_ppos_mean_and_nothing_else_is():
+    rows = [
+        ("locomotion", "hopper", "ppo", "default", 0, 100.0),
+        ("locomotion", "hopper", "ppo", "default", 1, 300.0),
+        ("locomotion", "hopper", "ppo", "ablation", 0, 9999.0),
+        ("locomotion", "hopper", "pwm", "default", 0, 500.0),
+        ("locomotion", "ant", "ppo", "default", 0, 10.0),
+        ("locomotion", "ant", "pwm", "default", 0, 5.0),
+        ("mt30", "walker-walk", "pwm", "default", 0, 0.7),
+    ]
+    scores = scores_of(rows)
+    np.testing.assert_allclose(statistics.normalise_by_ppo(scores)["score"], [0.5, 1.5, 9999 / 200, 2.5, 1.0, 0.5, 0.7])
+    assert scores["score"][0] == 100.0  # the caller's table is not touched
+
+
+@pytest.mark.parametrize(("ppo", "told"), [([], "PPO has no run on hopper"), ([-3.0, 1.0], "on hopper is -1 ")])
+def test_normalisation_needs_a_positive_ppo_score(ppo, told):
+    rows = [("locomotion", "hopper", "ppo", "default", seed, score) for seed, score in enumerate(ppo)]
+    with pytest.raises(UserError, match=told):
+        statistics.normalise_by_ppo(scores_of([*rows, ("locomotion", "hopper", "pwm", "default", 0, 1.0)]))
+
+
+def curves_of(rows: list[tuple]) -> pd.DataFrame:
+    """Curves from `(task, seed, env_steps, return)`."""
+    return pd.DataFrame(rows, columns=["task", "seed", "env_steps", "return"])
+
+
+def test_common_curves_interpolate_and_never_extrapolate():
+    rows = [("a", 0, 0, 0.0), ("a", 0, 10, 10.0), ("a", 0, 20, 40.0), ("a", 1, 5, 1.0), ("a", 1, 15, 3.0)]
+    grid, values = statistics.common_curves(curves_of(rows), "env_steps")
+    np.testing.assert_array_equal(grid, [5, 10, 15])
+    np.testing.assert_allclose(values, [[5, 10, 25], [1, 2, 3]])
+
+
+def test_sample_efficiency_by_hand():
+    rows = [
+        (task, seed, step, (seed + 1) * step * unit)
+        for task, unit in (("a", 1), ("b", 10))
+        for seed in range(2)
+        for step in (0, 10)
+    ]
+    grid, iqm, low, high = statistics.sample_efficiency(curves_of(rows), ["a", "b"], units={"b": 10}, points=3, reps=50)
+    np.testing.assert_allclose(grid, [0, 5, 10])
+    np.testing.assert_allclose(iqm, [0, 7.5, 15])  # of 1, 1, 2, 2 times the step
+    assert (low <= iqm).all() and (iqm <= high).all() and low[2] < high[2]
+    with pytest.raises(UserError, match="a 2, b 0"):
+        statistics.sample_efficiency(curves_of(rows[:4]), ["a", "b"])
+
+
+def test_files_come_back_as_they_were_written(tmp_path):
+    paths = write_results(tmp_path)
+    scores, curves = statistics.load_scores(paths["scores"]), statistics.load_curves(paths["curves"])
+    expected = statistics.load_expected(paths["expected"])
+    assert len(expected) == 3 * (4 + 4 * 3) and scores["seed"].dtype == int
+    assert scores["commit"].unique().tolist() == ["abc1234"] and set(curves["scale"]) == {"demo"}
+
+
+def test_an_empty_table_is_a_table(tmp_path):
+    file = tmp_path / "scores.csv"
+    file.write_text(",".join(statistics.SCORE_COLUMNS) + "\n")
+    assert statistics.load_scores(file).empty
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda table: table.drop(columns="score"), "has no column score"),
+        (lambda table: pd.concat([table, table.iloc[[1]]]), "holds mt30/a/pwm/default seed 1 twice"),
+        (lambda table: table.assign(score=[0.5, np.nan]), "score of mt30/a/pwm/default seed 1 is nan"),
+        (lambda table: table.assign(score=[0.5, np.inf]), "score of mt30/a/pwm/default seed 1 is inf"),
+        (lambda table: table.assign(score=["0.5", "good"]), "score of mt30/a/pwm/default seed 1 is good"),
+        (lambda table: table.assign(env_steps=["10", "many"]), "env_steps of mt30/a/pwm/default seed 1 is many"),
+    ],
+)
+def test_damaged_scores_are_refused_in_one_line(tmp_path, damage, told):
+    scores = make_scores(make_runs({"mt30": {"a": [("pwm", "default")]}}, seeds=2), "demo")
+    file = tmp_path / "scores.csv"
+    damage(scores).to_csv(file, index=False)
+    with pytest.raises(UserError) as caught:
+        statistics.load_scores(file)
+    assert told in str(caught.value) and str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "does not exist"), ("", "cannot be read"), ('a,b\n"1', "cannot be read")]
+)
+def test_unreadable_files_are_refused_in_one_line(tmp_path, content, told):
+    file = tmp_path / "scores.csv"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=told) as caught:
+        statistics.load_scores(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_estimates_are_plain_floats():
+    found = statistics.aggregate(np.ones((2, 1)), ["mean"], reps=10)["mean"]
+    assert found == Estimate(1.0, 1.0, 1.0) and all(type(value) is float for value in found)

@@ -1,0 +1,143 @@
+"""Tables: numbers by hand, missing runs in words, and that the same data make the same bytes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_results import arguments, write_results
+
+from workflows.results import read_results
+from workflows.tables import aggregates, common, per_task_scores
+
+ROOT = Path(__file__).parents[1]
+MISSING = (
+    "task == 'cheetah-run' and variant == 'multitask'",
+    "algorithm == 'shac' and seed == 2",
+    "algorithm == 'tdmpc2' and seed > 0",
+)
+
+
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory) -> dict[str, Path]:
+    """A demo scale with missing runs."""
+    return write_results(tmp_path_factory.mktemp("partial"), missing=MISSING)
+
+
+def write(module, paths: dict[str, Path], out: Path, monkeypatch) -> dict[str, str]:
+    """Run a table's `main` and read back what it wrote."""
+    monkeypatch.setattr(sys, "argv", ["table", *arguments(paths, "demo", out)])
+    module.main()
+    return {suffix: Path(f"{out}.{suffix}").read_text(encoding="utf-8") for suffix in ("csv", "md", "tex")}
+
+
+def rows_of(markdown: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("|")]
+
+
+def test_per_task_scores_by_hand(partial, tmp_path, monkeypatch):
+    written = write(per_task_scores, partial, tmp_path / "per_task_scores", monkeypatch)
+    scores, numbers = pd.read_csv(partial["scores"]), pd.read_csv(tmp_path / "per_task_scores.csv")
+    walker = scores.query("task == 'walker-walk' and algorithm == 'pwm' and variant == 'default'").score.to_numpy()
+    row = numbers.query("task == 'walker-walk' and algorithm == 'pwm' and variant == 'default'").iloc[0]
+    spread = np.sqrt(((walker - walker.mean()) ** 2).sum() / 2)
+    assert row["mean"] == pytest.approx(walker.mean(), rel=1e-6) and row["std"] == pytest.approx(spread, rel=1e-6)
+    header, _, hopper, walker_row, *others = rows_of(written["md"])
+    column = {name: place for place, name in enumerate(header)}
+    assert walker_row[column["PWM"]] == f"{walker.mean():.3f} ± {spread:.3f} (3)"
+    assert walker_row[column["SHAC"]] == "–"
+    shac = scores.query("algorithm == 'shac'").score
+    assert hopper[column["SHAC"]] == f"{shac.mean():.0f} ± {shac.std():.0f} (2/3)"
+    single = scores.query("task == 'walker-walk' and algorithm == 'tdmpc2'").score.item()
+    assert walker_row[column["TD-MPC2"]] == f"{single:.3f} (1/3)"
+    assert [row[column["PWM multitask"]] for row in others if row[1] == "cheetah-run"] == ["not run (0/3)"]
+    assert (hopper[column["Unit"]], walker_row[column["Unit"]]) == ("return", "return / 1000")
+
+
+def test_meta_world_scores_are_success():
+    assert per_task_scores.unit_of("mt80", "mw-push") == "success"
+    assert per_task_scores.unit_of("mt80", "walker-run") == "return / 1000"
+
+
+def test_aggregates_by_hand(partial, tmp_path, monkeypatch):
+    written = write(aggregates, partial, tmp_path / "aggregates", monkeypatch)
+    scores, numbers = pd.read_csv(partial["scores"]), pd.read_csv(tmp_path / "aggregates.csv")
+    found = {(row.suite, row.algorithm, row.variant): row for row in numbers.itertuples()}
+    pwm = np.sort(scores.query("suite == 'mt30' and algorithm == 'pwm' and variant == 'default'").score)
+    row = found["mt30", "pwm", "default"]
+    assert row.iqm == pytest.approx(pwm[3:9].mean(), rel=1e-6)  # twelve scores, a quarter off at each end
+    assert row.optimality_gap == pytest.approx(np.maximum(1 - pwm, 0).mean(), rel=1e-6)
+    assert row.iqm_low < row.iqm < row.iqm_high and (row.n, row.expected, row.tasks) == (3, 3, 4)
+    ppo = found["locomotion", "ppo", "default"]
+    assert ppo.mean == pytest.approx(1) and ppo.unit == "score / PPO's mean score"
+    incomplete = found["mt30", "pwm", "multitask"]  # it never ran on one of its tasks
+    assert np.isnan(incomplete.iqm) and (incomplete.n, incomplete.expected) == (0, 3)
+    single = found["mt30", "tdmpc2", "default"]
+    assert np.isfinite(single.iqm) and np.isnan(single.iqm_low) and (single.n, single.expected) == (1, 3)
+    cells = {(row[0], row[1]): row for row in rows_of(written["md"])}
+    assert cells["MT30", "TD-MPC2"][2] == "1/3" and cells["MT30", "TD-MPC2"][5] == f"{single.iqm:.3f}"
+    assert cells["MT30", "PWM"][5] == f"{row.iqm:.3f} [{row.iqm_low:.3f}, {row.iqm_high:.3f}]"
+    wins = [
+        (p > t)
+        for task in scores.query("algorithm == 'tdmpc2'").task
+        for t in scores[(scores.task == task) & (scores.algorithm == "tdmpc2")].score
+        for p in scores[(scores.task == task) & (scores.algorithm == "pwm") & (scores.variant == "default")].score
+    ]
+    assert single.p_pwm_better == pytest.approx(np.mean(wins))
+
+
+def test_raw_returns_have_no_gap_and_the_note_says_why(tmp_path, monkeypatch):
+    paths = write_results(tmp_path)
+    scores = pd.read_csv(paths["scores"])
+    scores.loc[scores.algorithm == "ppo", "score"] = -5.0
+    scores.to_csv(paths["scores"], index=False)
+    written = write(aggregates, paths, tmp_path / "aggregates", monkeypatch)
+    pwm = next(row for row in rows_of(written["md"]) if row[:2] == ["Locomotion", "PWM"])
+    assert pwm[4] == "return" and pwm[8] == "–"
+    assert next(row for row in rows_of(written["md"]) if row[1] == "PPO")[5] == "−5 [−5, −5]"
+    assert "PPO's mean score on hopper is -5" in written["md"]
+
+
+@pytest.mark.parametrize("module", [per_task_scores, aggregates])
+def test_same_data_same_bytes_and_latex_that_compiles(module, partial, tmp_path, monkeypatch):
+    first = write(module, partial, tmp_path / "a" / "table", monkeypatch)
+    assert write(module, partial, tmp_path / "b" / "table", monkeypatch) == first
+    lines = [line for line in first["tex"].splitlines() if not line.startswith("%")]
+    columns = len(lines[0].removeprefix(r"\begin{tabular}").strip("{}"))
+    assert lines[-1] == r"\end{tabular}" and [line for line in lines if line.endswith("rule")] == [
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+    ]
+    rows = [line for line in lines if line.endswith(r"\\")]
+    assert len(rows) == len(rows_of(first["md"])) - 1 and {row.count("&") + 1 for row in rows} == {columns}
+    assert all(row.isascii() for row in rows)
+    assert "commit abc1234" in first["md"] and "commit abc1234" in first["tex"]
+
+
+def test_latex_escapes_what_a_user_may_name():
+    text = common.latex(pd.DataFrame({"my_algo": ["50% & −1.5 ± 2 –"]}))
+    assert r"my\_algo" in text and r"50\% \& $-$1.5 $\pm$ 2 --" in text
+
+
+def test_tables_of_an_empty_scale_are_empty(tmp_path, monkeypatch):
+    paths = write_results(tmp_path, matrix={}, seeds=1)
+    for module in (per_task_scores, aggregates):
+        assert len(rows_of(write(module, paths, tmp_path / "table", monkeypatch)["md"])) == 2
+
+
+def test_a_damaged_file_ends_with_exit_code_2(partial, tmp_path):
+    paths = {**partial, "scores": tmp_path / "absent.csv"}
+    command = [sys.executable, "-m", "workflows.tables.aggregates", *arguments(paths, "demo", tmp_path / "table")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "absent.csv does not exist" in done.stderr
+
+
+def test_the_command_names_the_usual_places(partial):
+    results = read_results(aggregates.__file__, aggregates.__doc__, arguments(partial, "demo", Path("/tmp/elsewhere")))
+    assert results.command == (
+        "python -m workflows.tables.aggregates --scores results/demo/scores.csv --curves results/demo/curves.csv "
+        "--expected results/demo/expected.csv --scale demo --out results/demo/tables/aggregates"
+    )
