@@ -52,6 +52,7 @@ def world_model_loss(model: WorldModel, batch: Batch, config: PretrainConfig) ->
     consistency = weight @ F.mse_loss(z[1:], target, reduction="none").mean((1, 2))
     output = model.reward_output(z[:-1], batch.action, batch.task)
     reward = weight @ model.reward_loss(output, batch.reward).mean(1)
+    # Deviation D2: no value term, in multi-task pre-training neither; policy extraction trains a critic of its own.
     loss = config.consistency_coef * consistency + config.reward_coef * reward
     return loss, {"consistency_loss": consistency.detach(), "reward_loss": reward.detach()}
 

@@ -73,6 +73,7 @@ def pretrain(run: runs.Run, datasets: list[Episodes]) -> None:
     settings: PretrainConfig = run.config.settings
     model = build_model(settings, run.config.tasks).to(run.device)
     if not settings.world_model.reward_bins:
+        # Deviation D4: the data's standard deviation, known beforehand; the paper divides by a running one.
         model.reward_scale.fill_(reward_std(datasets))
     trainer = ModelTrainer(model, settings)
     sampler = WindowSampler(datasets, settings.batch_size, settings.horizon, run.config.seed)

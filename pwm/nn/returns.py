@@ -26,6 +26,7 @@ def horizon_return(reward: Tensor, next_value: Tensor, ends: Tensor, gamma: floa
         total = total + discount * reward[h]
         discount = discount * gamma
         end = ends[h] if h < last else torch.ones_like(ends[h])
+        # Deviation D3: γ^n V, as in the paper's equation; its public code has γ^(n+1) V.
         total = total + end * discount * next_value[h]
         discount = discount * (1.0 - end) + end
     return total

@@ -122,7 +122,8 @@ def draw_panel(
         identity = (panel.axis, panel.suite, panel.task, algorithm, variant)
         have, want = own["seed"].nunique(), results.count(panel.suite, panel.task, algorithm, variant)[1]
         if have < want:
-            missing.append(f"{name_of(algorithm, variant)} {f'{have}/{want}' if have else 'not run'}")
+            told = f"{name_of(algorithm, variant)} {f'{have}/{want}' if have else 'not run'}"
+            missing.append(told.replace(" ", "\u00a0"))  # stays on one line
         seeds = {str(seed): (run[panel.axis], run[quantity]) for seed, run in own.groupby("seed")}
         grid, values = statistics.common_curves(own, panel.axis, quantity)
         lines = seeds if have == 1 or not len(grid) else seeds | {"mean": (grid, values.mean(axis=0))}

@@ -1,0 +1,63 @@
+# make env        the environment .venv, as requirements.lock says
+# make test       the test suite             (PYTEST_ARGS="-k hopper" picks tests)
+# make reproduce  everything, and a report   (SCALE=test, demo, laptop or paper)
+# make lint, make format                     checks and formatting of Python and Snakemake files
+# make lock       requirements.lock anew, after a pin changed in pyproject.toml
+
+SCALE ?= demo
+PYTEST_ARGS ?= -n 2 --dist loadgroup
+IS_PYTHON_311 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '$(IS_PYTHON_311)' 2>/dev/null && echo $$p && break; done)
+
+BIN := .venv/bin
+# The rules call plain `python`.
+WITH_PATH := PATH="$(CURDIR)/$(BIN):$$PATH"
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: env test reproduce lint format lock
+.DEFAULT_GOAL := env
+
+env: .venv/.stamp
+
+# torch goes first: where a CPU build lies ready pip takes it, elsewhere the build for the newest CUDA.
+.venv/.stamp: requirements.lock
+	@$(or $(PYTHON),false) -c '$(IS_PYTHON_311)' 2>/dev/null || \
+		{ echo "error: no Python 3.11 found; install python3.11 or name one: make env PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -qq --constraint requirements.lock torch
+	$(BIN)/pip install -qq --requirement requirements.lock
+	@touch $@
+
+test: env
+	$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+reproduce: env
+	$(WITH_PATH) $(BIN)/snakemake --cores all --config scale=$(SCALE)
+	$(WITH_PATH) $(BIN)/snakemake --cores all --config scale=$(SCALE) --report results/$(SCALE)/report.html
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflows
+	$(WITH_PATH) $(BIN)/snakemake --lint
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflows
+
+DIRECT_PINS := import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")
+
+# Local version suffixes (+cpu) and the CUDA libraries that torch brings are left out: they depend on the machine.
+lock:
+	rm -rf .venv/lock
+	$(PYTHON) -m venv .venv/lock
+	$(PYTHON) -c '$(DIRECT_PINS)' > .venv/lock/pins.txt
+	.venv/lock/bin/pip install -qq $$(grep '^torch==' .venv/lock/pins.txt)
+	.venv/lock/bin/pip install -qq --requirement .venv/lock/pins.txt
+	.venv/lock/bin/pip freeze --all --exclude pip | sed 's/+.*//' | grep -vE '^(nvidia|cuda|triton)' \
+		| LC_ALL=C sort -f > .venv/lock/requirements.txt
+	{ grep '^#' requirements.lock; cat .venv/lock/requirements.txt; } > .venv/lock/requirements.lock
+	mv .venv/lock/requirements.lock requirements.lock
+	rm -rf .venv/lock

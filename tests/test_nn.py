@@ -1,0 +1,366 @@
+"""The networks' parts against closed forms, loops written by hand and torch's own operations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import TINY, make_model, model_settings
+from torch import nn
+from torch.nn import functional as F
+
+from pwm.config import WorldModelConfig
+from pwm.nn.actor_critic import Actor, Critic
+from pwm.nn.layers import SimNorm, mish, simnorm
+from pwm.nn.returns import horizon_return, td_lambda
+from pwm.nn.two_hot import expectation, symexp, symlog, two_hot, two_hot_loss
+from pwm.nn.world_model import WorldModel
+
+few = settings(max_examples=25, deadline=None)
+seeds = st.integers(0, 2**16)
+
+
+@few
+@given(batch=st.lists(st.integers(1, 3), max_size=2), groups=st.integers(1, 4), group=st.integers(1, 9), seed=seeds)
+def test_simnorm_is_a_softmax_per_group(batch, groups, group, seed):
+    x = 5 * torch.randn(*batch, groups * group, generator=torch.Generator().manual_seed(seed))
+    y = simnorm(x, group)
+    assert y.shape == x.shape
+    for i, row in enumerate(x.reshape(-1, groups * group)):
+        for g in range(groups):
+            part = row[g * group : (g + 1) * group].double().exp()
+            got = y.reshape(-1, groups * group)[i, g * group : (g + 1) * group]
+            torch.testing.assert_close(got.double(), part / part.sum(), rtol=1e-5, atol=1e-7)
+            assert abs(got.sum().item() - 1) < 1e-5
+
+
+def test_simnorm_gradient_and_layer():
+    x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: simnorm(x, 4), x)
+    assert torch.equal(SimNorm(4)(x), simnorm(x, 4))
+
+
+def test_mish_is_torchs():
+    x = torch.cat([torch.linspace(-100, 100, 4001), torch.tensor([0.0, 19.99, 20.0, 20.01, 1e4, -1e4])])
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    weights = torch.randn(len(x))
+    (mish(ours) * weights).sum().backward()
+    (F.mish(theirs) * weights).sum().backward()
+    torch.testing.assert_close(mish(x), F.mish(x), rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_mish_gradient_by_finite_differences():
+    x = torch.tensor([-30.0, -5, -1, 0, 0.3, 2, 15, 25], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(mish, x)
+    assert not mish(x.detach()).requires_grad
+
+
+@few
+@given(st.floats(-2e4, 2e4))
+def test_symlog(x):
+    value = torch.tensor(x, dtype=torch.float64)
+    assert symlog(value).item() == pytest.approx(math.copysign(math.log(1 + abs(x)), x), rel=1e-12, abs=1e-12)
+    assert symexp(symlog(value)).item() == pytest.approx(x, rel=1e-9, abs=1e-12)
+    assert symlog(symexp(value / 1e4)).item() == pytest.approx(x / 1e4, rel=1e-9, abs=1e-12)
+
+
+@few
+@given(x=st.floats(-1e5, 1e5), bins=st.integers(2, 120))
+def test_two_hot_weighs_the_two_nearest_bins(x, bins):
+    low, high = -10.0, 10.0
+    target = two_hot(torch.tensor([x], dtype=torch.float64), low, high, bins)[0].numpy()
+    centres = np.linspace(low, high, bins)
+    clamped = np.clip(np.sign(x) * np.log1p(abs(x)), low, high)
+    assert target.min() >= 0 and target.sum() == pytest.approx(1)
+    assert target @ centres == pytest.approx(clamped, abs=1e-9)
+    used = np.flatnonzero(target > 1e-9)
+    assert np.abs(centres[used] - clamped).max() <= centres[1] - centres[0] + 1e-9
+    assert len(used) <= 2
+
+
+def test_two_hot_by_hand():
+    # Bins at -2, -1, 0, 1, 2 of symlog space; the ends are clamped, a bin exactly is one-hot.
+    x = symexp(torch.tensor([0.25, -1.75, 1.0, -2.0, 2.0, 7.0, -7.0, 0.0], dtype=torch.float64))
+    expected = [[0, 0, 0.75, 0.25, 0], [0.75, 0.25, 0, 0, 0], [0, 0, 0, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
+    expected += [[0, 0, 0, 0, 1], [1, 0, 0, 0, 0], [0, 0, 1, 0, 0]]
+    want = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(two_hot(x, -2.0, 2.0, 5), want, rtol=0, atol=1e-12)
+    assert two_hot(x.reshape(2, 4), -2.0, 2.0, 5).shape == (2, 4, 5)
+
+
+def test_two_hot_round_trip():
+    x = torch.tensor([-900.0, -3.2, 0.0, 0.01, 1.0, 77.0], dtype=torch.float64)
+    logits = two_hot(x, -10.0, 10.0, 101).clamp(min=1e-30).log()
+    torch.testing.assert_close(symexp(expectation(logits, -10.0, 10.0)), x, rtol=1e-9, atol=1e-9)
+    uniform = expectation(torch.zeros(7, dtype=torch.float64), -1.0, 5.0)
+    assert uniform.item() == pytest.approx(2.0)  # the middle of the bins
+
+
+def test_two_hot_loss_is_least_at_the_target():
+    x = torch.tensor([0.7, -12.0, 3.3], dtype=torch.float64)
+    target = two_hot(x, -4.0, 4.0, 17)
+    logits = torch.randn(3, 17, dtype=torch.float64)
+    loss = two_hot_loss(logits, x, -4.0, 4.0)
+    for i in range(3):
+        p = logits[i].exp() / logits[i].exp().sum()
+        assert loss[i].item() == pytest.approx(-sum((target[i] * p.log()).tolist()))
+    entropy = -torch.special.xlogy(target, target).sum(-1)
+    best = two_hot_loss(target.clamp(min=1e-300).log(), x, -4.0, 4.0)
+    torch.testing.assert_close(best, entropy)
+    assert (loss > best).all()
+    logits.requires_grad_()
+    gradient = torch.autograd.grad(two_hot_loss(logits, x, -4.0, 4.0).sum(), logits)[0]
+    torch.testing.assert_close(gradient, logits.softmax(-1) - target)  # softmax cross-entropy's, zero at the target
+
+
+def forward_view(reward, value, ends, gamma, lam):
+    """TD(λ) of one environment as the weighted sum of n-step returns, (1 − λ) λ^{n−1} G^{(n)}, the last with λ^{N−1}."""
+    horizon, targets = len(reward), []
+    for t in range(horizon):
+        close = next((h for h in range(t, horizon) if ends[h]), horizon - 1)
+        steps = close - t + 1
+        total = 0.0
+        for n in range(1, steps + 1):
+            n_step = sum(gamma**k * reward[t + k] for k in range(n)) + gamma**n * value[t + n - 1]
+            total += (lam ** (n - 1) if n == steps else (1 - lam) * lam ** (n - 1)) * n_step
+        targets.append(total)
+    return targets
+
+
+def segment_sum(reward, value, ends, gamma):
+    """J of one environment: every segment's discounted rewards and closing value, discounting anew in each."""
+    total, power = 0.0, 0
+    for h in range(len(reward)):
+        total += gamma**power * reward[h]
+        power += 1
+        if ends[h] or h == len(reward) - 1:
+            total += gamma**power * value[h]
+            power = 0
+    return total
+
+
+def window(seed, horizon, batch, probability):
+    rng = np.random.default_rng(seed)
+    reward, value = rng.normal(size=(2, horizon, batch))
+    ends = rng.random((horizon, batch)) < probability
+    terminated = ends & (rng.random((horizon, batch)) < 0.5)
+    return reward, value * ~terminated, ends
+
+
+@few
+@given(seed=seeds, horizon=st.integers(1, 8), batch=st.integers(1, 4), probability=st.sampled_from([0, 0.3, 1]))
+def test_returns_against_loops(seed, horizon, batch, probability):
+    reward, value, ends = window(seed, horizon, batch, probability)
+    gamma = 0.9
+    tensors = [torch.from_numpy(part.astype(float)) for part in (reward, value, ends)]
+    before = [part.clone() for part in tensors]
+    for lam in (0.0, 0.6, 1.0):
+        want = [forward_view(reward[:, i], value[:, i], ends[:, i], gamma, lam) for i in range(batch)]
+        np.testing.assert_allclose(td_lambda(*tensors, gamma, lam).numpy(), np.array(want).T, rtol=1e-10, atol=1e-12)
+    want = [segment_sum(reward[:, i], value[:, i], ends[:, i], gamma) for i in range(batch)]
+    np.testing.assert_allclose(horizon_return(*tensors, gamma).numpy(), want, rtol=1e-10, atol=1e-12)
+    assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
+
+
+def test_returns_by_hand():
+    reward = torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.float64)
+    value = torch.tensor([[10.0], [0.0], [30.0]], dtype=torch.float64)  # terminated after the second step
+    ends = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
+    assert horizon_return(reward, value, ends, 0.5).item() == (1 + 0.5 * 2 + 0) + (4 + 0.5 * 30)
+    assert td_lambda(reward, value, ends, 0.5, 0.0).flatten().tolist() == [6.0, 2.0, 19.0]  # r + γ V
+    assert td_lambda(reward, value, ends, 0.5, 1.0).flatten().tolist() == [2.0, 2.0, 19.0]  # to the segment's end
+    assert horizon_return(reward, value, 0 * ends, 0.5).item() == 1 + 0.5 * 2 + 0.25 * 4 + 0.125 * 30
+
+
+def test_critic_is_an_ensemble_of_separate_mlps():
+    torch.manual_seed(0)
+    critic = Critic(6, (7, 5), 3)
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    z = torch.randn(4, 6)
+    outputs = []
+    for k in range(3):
+        layers = []
+        for layer in critic.values:
+            if not list(layer.parameters()):
+                layers.append(nn.Mish())
+                continue
+            weight, bias = layer.weight[k].detach(), layer.bias[k, 0].detach()
+            if weight.shape[0] == 1:
+                layers.append(nn.LayerNorm(weight.shape[1]))
+            else:
+                layers.append(nn.Linear(*weight.shape))
+            layers[-1].weight.data = (weight.flatten() if weight.shape[0] == 1 else weight.T).clone()
+            layers[-1].bias.data = bias.clone()
+        outputs.append(nn.Sequential(*layers)(z).squeeze(-1))
+    kinds = [type(layer) for layer in layers]
+    assert kinds == [nn.Linear, nn.Mish, nn.LayerNorm] * 2 + [nn.Linear]
+    want = torch.stack(outputs)
+    torch.testing.assert_close(critic(z), want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(critic.minimum(z), torch.minimum(torch.minimum(want[0], want[1]), want[2]))
+    assert want.std(0).min() > 1e-3  # the members differ
+
+
+def test_critic_weights_start_orthogonal():
+    torch.manual_seed(0)
+    weight = Critic(8, (6,), 3).values[0].weight
+    for k in range(3):  # scaled by √2
+        torch.testing.assert_close(weight[k].T @ weight[k], 2 * torch.eye(6), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(weight[0], weight[1])
+
+
+def test_actor_is_a_squashed_gaussian():
+    torch.manual_seed(0)
+    actor = Actor(6, 2, (5, 4))
+    assert [type(layer).__name__ for layer in actor.mean] == ["Linear", "Mish", "LayerNorm"] * 2 + ["Linear"]
+    assert [layer.out_features for layer in actor.mean if isinstance(layer, nn.Linear)] == [5, 4, 2]
+    z, noise = torch.randn(3, 6), torch.randn(3, 2)
+    x = z
+    for layer in actor.mean:
+        x = F.mish(x) if type(layer).__name__ == "Mish" else layer(x)
+    torch.testing.assert_close(actor(z), torch.tanh(x))
+    torch.testing.assert_close(actor(z, noise), torch.tanh(x + math.exp(-1) * noise))  # log-std starts at −1
+    torch.testing.assert_close(actor(z, 0 * noise), actor(z))
+    with torch.no_grad():
+        actor.log_std.copy_(torch.tensor([-5.0, 0.5]))
+    torch.testing.assert_close(actor(z, noise), torch.tanh(x + torch.tensor([-1.427, 0.5]).exp() * noise))
+
+
+def world_model(tasks=(2, 3), observation_dim=5, **changes):
+    config = WorldModelConfig(**{**TINY, "reward_bins": 11, "task_dim": 4} | changes)
+    return WorldModel(config, observation_dim, tasks)
+
+
+def test_actions_beyond_the_tasks_own_are_masked():
+    torch.manual_seed(0)
+    model = make_model(bins=11, action_dims=(2, 3))
+    z, task = torch.rand(2, 16), torch.tensor([0, 1])
+    a, b = torch.rand(2, 3), torch.rand(2, 3)
+    b[:, :2] = a[:, :2]  # they differ in the third action alone
+    for function in (model.next, model.reward_output, model.reward):
+        x, y = function(z, a, task), function(z, b, task)
+        assert torch.equal(x[0], y[0]) and not torch.allclose(x[1], y[1])
+    action = a.clone().requires_grad_()
+    gradient = torch.autograd.grad(model.reward(z, action, task).sum(), action)[0]
+    assert gradient[0, 2] == 0 and gradient[0, :2].abs().min() > 0 and gradient[1].abs().min() > 0
+
+
+def test_model_is_three_mlps_of_its_inputs():
+    """Linear + LayerNorm + Mish, SimNorm at the end of E and F, a linear end of R; inputs are joined as [z, a, e]."""
+    torch.manual_seed(0)
+    model = make_model(bins=11, action_dims=(2, 3))
+
+    def reference(network, x, simplices):
+        for layer in network:
+            if isinstance(layer, nn.Linear):
+                return F.linear(x, layer.weight, layer.bias)
+            x = F.linear(x, layer.linear.weight, layer.linear.bias)
+            x = F.layer_norm(x, x.shape[-1:], layer.norm.weight, layer.norm.bias)
+            x = x.unflatten(-1, (2, 8)).softmax(-1).flatten(-2) if simplices and layer is network[-1] else F.mish(x)
+        return x
+
+    obs, action, task = torch.randn(2, 5), torch.rand(2, 3), torch.tensor([1, 0])
+    e = model.task_embedding.weight[task]
+    e = torch.stack([row / max(1.0, row.norm().item()) for row in e])
+    z = reference(model.encoder, torch.cat([obs, e], -1), True)
+    torch.testing.assert_close(model.encode(obs, task), z, rtol=1e-5, atol=1e-6)
+    masked = action * torch.tensor([[1.0, 1, 1], [1, 1, 0]])
+    joint = torch.cat([z, masked, e], -1)
+    torch.testing.assert_close(model.next(z, action, task), reference(model.dynamics, joint, True), rtol=1e-5, atol=1e-6)
+    output = reference(model.reward_head, joint, False)
+    torch.testing.assert_close(model.reward_output(z, action, task), output, rtol=1e-4, atol=1e-5)
+    # Leading dimensions are carried through, each task with its own column.
+    window = torch.randn(4, 2, 5)
+    one_by_one = torch.stack([model.encode(step, task) for step in window])
+    torch.testing.assert_close(model.encode(window, task), one_by_one)
+
+
+def test_padded_observations_do_not_count():
+    """A narrow task's padding is zero, so the weights that read it get no gradient."""
+    torch.manual_seed(0)
+    model = make_model(bins=11, action_dims=(2, 3))
+    obs = torch.randn(6, 5)
+    obs[:, 3:] = 0
+    z = model.encode(obs, torch.zeros(6, dtype=torch.long))
+    gradient = torch.autograd.grad(z.square().sum(), model.encoder[0].linear.weight)[0]
+    assert (gradient[:, 3:5] == 0).all() and (gradient[:, :3] != 0).any()
+    assert torch.isfinite(z).all()
+
+
+def test_task_embedding_is_kept_within_the_unit_ball():
+    model = world_model(tasks=(2, 3, 1))
+    short = torch.tensor([0.3, 0.0, -0.4, 0.0])
+    with torch.no_grad():
+        model.task_embedding.weight[0] = 100 * torch.tensor([3.0, 0, 4, 0])
+        model.task_embedding.weight[1] = short
+        model.task_embedding.weight[2] = 0
+    e = model.embed(torch.tensor([1, 0, 2]))
+    torch.testing.assert_close(e, torch.stack([short, torch.tensor([0.6, 0, 0.8, 0]), torch.zeros(4)]))
+
+
+def test_a_single_task_has_no_embedding():
+    one, two = world_model(tasks=(3,)), world_model(tasks=(3, 3))
+    assert one.task_embedding is None and one.embed(torch.tensor([0])) is None
+    assert one.encoder[0].linear.in_features == 5 and two.encoder[0].linear.in_features == 5 + 4
+    assert one.dynamics[0].linear.in_features == 16 + 3 and two.dynamics[0].linear.in_features == 16 + 3 + 4
+    assert not any("task" in name for name, _ in one.named_parameters())
+
+
+@pytest.mark.parametrize("bins", [0, 11])
+def test_reward_starts_at_zero(bins):
+    torch.manual_seed(0)
+    model = world_model(tasks=(2,), reward_bins=bins)
+    z, action, task = torch.rand(4, 16), torch.rand(4, 2), torch.zeros(4, dtype=torch.long)
+    assert (model.reward_head[-1].weight == 0).all()
+    torch.testing.assert_close(model.reward(z, action, task), torch.zeros(4), rtol=0, atol=1e-6)
+    with torch.no_grad():  # all it has is the bias
+        model.reward_head[-1].bias.copy_(torch.arange(max(bins, 1)) * 0.5 + 1)
+    assert torch.equal(model.reward_output(z, action, task), model.reward_head[-1].bias.expand(4, -1))
+
+
+def test_weights_start_as_a_truncated_normal():
+    torch.manual_seed(0)
+    model = world_model(tasks=(2,), encoder=(300,), units=(300, 300), latent_dim=304)
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)][:-1]
+    weights = torch.cat([layer.weight.flatten() for layer in layers])
+    assert weights.mean().abs() < 1e-4 and weights.std().item() == pytest.approx(0.02, rel=0.01)
+    kurtosis = (weights / weights.std()).pow(4).mean().item()
+    assert kurtosis == pytest.approx(3.0, abs=0.05)  # a uniform law has 1.8
+    assert all((layer.bias == 0).all() for layer in layers)
+
+
+@pytest.mark.parametrize("bins", [0, 21])
+def test_reward_heads(bins):
+    """What the policy reads, its decoding and the loss, by hand for both heads."""
+    torch.manual_seed(0)
+    model = make_model(bins=bins)
+    model.reward_scale.fill_(2.5)
+    z, action, task = torch.rand(4, 16), torch.rand(4, 2), torch.zeros(4, dtype=torch.long)
+    output, reward = model.reward_output(z, action, task), torch.tensor([3.0, -1.0, 0.0, 40.0])
+    if bins:
+        read = torch.stack([(row.softmax(-1) * torch.linspace(-10, 10, bins)).sum() for row in output])
+        decoded = read.sign() * (read.abs().exp() - 1)
+        loss = -(two_hot(reward, -10, 10, bins) * output.log_softmax(-1)).sum(-1)
+    else:
+        read = output[:, 0]
+        decoded = 2.5 * read
+        loss = (read - reward / 2.5) ** 2
+    assert read.abs().min() > 1e-3
+    torch.testing.assert_close(model.reward(z, action, task), read, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.decode_reward(read), decoded, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.reward_loss(output, reward), loss, rtol=1e-4, atol=1e-5)
+
+
+def test_model_sizes_follow_the_papers_table():
+    sizes = {"single": ((256,), 512, 512), "5": ((256,), 512, 512), "19": ((1024,) * 2, 1024, 512)}
+    sizes |= {"48": ((1792,) * 3, 1792, 768), "317": ((4096,) * 4, 4096, 1376)}
+    for size, (encoder, width, latent) in sizes.items():
+        config = WorldModelConfig(size=size)
+        assert (config.encoder, config.units, config.latent_dim) == (encoder, (width, width), latent)
+        assert config.reward_bins == (0 if size == "single" else 101)
+    assert WorldModelConfig(size="48", latent_dim=64).latent_dim == 64  # a width given beside it wins
+    assert model_settings().world_model.encoder == (16,)

@@ -1,0 +1,163 @@
+"""The whole DAG at the `test` scale, in a copy of the project: what it makes, and what it makes again when."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from pwm.matrix import Matrix
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("pwm", "baselines", "workflows", "profiles", "Snakefile", "environment.yml")
+BIN = Path(sys.executable).parent
+pytestmark = pytest.mark.xdist_group("workflow")
+
+
+def snakemake(project: Path, *words: str) -> subprocess.CompletedProcess:
+    """Run Snakemake in `project` with the interpreter's own environment first on the path."""
+    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    env.pop("PYTHONPATH", None)
+    command = [str(BIN / "snakemake"), "--cores", "2", *words]
+    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=900, check=False)
+
+
+def planned(project: Path, *words: str) -> dict[str, int]:
+    """Jobs of a dry run by rule, without the target rule."""
+    done = snakemake(project, "--dry-run", "--config", "scale=test", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    stats = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE)
+    return {rule: int(count) for rule, count in stats if rule not in ("total", "all")}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in which the test scale has run once."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in PARTS:
+        source = ROOT / part
+        copy = shutil.copytree if source.is_dir() and not source.is_symlink() else shutil.copy
+        if source.is_symlink():
+            (folder / part).symlink_to(os.readlink(source))
+        else:
+            copy(source, folder / part)
+    done = snakemake(folder, "--config", "scale=test")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def edited(project: Path):
+    """Write new text into a file of the project; it is put back afterwards, with its old time."""
+    saved: list[tuple[Path, str, os.stat_result]] = []
+
+    def edit(path: str, old: str, new: str) -> None:
+        file = project / path
+        text = file.read_text()
+        assert old in text
+        saved.append((file, text, file.stat()))
+        file.write_text(text.replace(old, new))
+
+    yield edit
+    for file, text, stat in saved:
+        file.write_text(text)
+        os.utime(file, (stat.st_atime, stat.st_mtime))
+
+
+def test_every_expected_run_has_a_score(project: Path) -> None:
+    scores = pd.read_csv(project / "results/test/scores.csv")
+    keys = ["suite", "task", "algorithm", "variant", "seed"]
+    wanted = {(run.suite, run.task, run.algorithm, run.variant, run.seed) for run in Matrix("test").runs()}
+    assert set(scores[keys].itertuples(index=False, name=None)) == wanted
+    assert scores["score"].notna().all()
+    assert scores[scores["suite"] == "mt30"]["score"].between(0, 1).all()
+
+
+def test_learning_curves_have_a_point_at_every_cadence(project: Path) -> None:
+    curves = pd.read_csv(project / "results/test/curves.csv")
+    extraction = curves[(curves["algorithm"] == "pwm") & (curves["suite"] == "mt30")]
+    assert extraction.groupby(["task", "variant", "seed"])["updates"].apply(list).map(lambda u: u == [0, 2, 4]).all()
+
+
+def test_figures_tables_and_records_exist(project: Path) -> None:
+    figures = {path.stem for path in (project / "workflows/figures").glob("[!_]*.py")} - {"style"}
+    tables = {path.stem for path in (project / "workflows/tables").glob("[!_]*.py")} - {"common"}
+    for stem in figures:
+        assert (project / f"figures/test/{stem}.pdf").read_bytes().startswith(b"%PDF")
+        assert (project / f"figures/test/{stem}.png").read_bytes().startswith(b"\x89PNG")
+    for stem in tables:
+        for ending in ("csv", "md", "tex"):
+            assert (project / f"results/test/tables/{stem}.{ending}").stat().st_size > 0
+    for run in Matrix("test").runs():
+        folder = project / "results/test/runs" / run.path
+        assert yaml.safe_load((folder / "config.yaml").read_text())["task"] == run.task
+        assert '"commit"' in (folder / "manifest.json").read_text()
+    assert not [path for path in (project / "state").rglob("*") if path.is_file()]
+
+
+def test_a_second_run_does_nothing(project: Path) -> None:
+    assert planned(project) == {}
+
+
+def test_an_edited_figure_script_redraws_that_figure_alone(project: Path, edited) -> None:
+    edited("workflows/figures/per_task.py", "import", "# edited\nimport")
+    assert planned(project) == {"plot_per_task": 1}
+
+
+def test_a_changed_setting_reruns_what_depends_on_it(project: Path, edited) -> None:
+    edited("workflows/config/test.yaml", "env_steps: 256", "env_steps: 384")
+    drawn = {rule: count for rule, count in planned(project).items() if not rule.startswith(("plot_", "tabulate_"))}
+    assert drawn == {"configure_run": 2, "ppo": 2, "evaluate": 2, "collate": 1}
+
+
+def test_a_changed_world_model_reruns_its_own_runs_only(project: Path, edited) -> None:
+    edited("workflows/config/test.yaml", "consistency_coef: 20.0", "consistency_coef: 10.0")
+    drawn = {rule: count for rule, count in planned(project).items() if not rule.startswith(("plot_", "tabulate_"))}
+    assert drawn == {"configure_model": 1, "pretrain": 1, "extract": 4, "evaluate": 4, "collate": 1}
+
+
+def test_a_figure_is_redrawn_from_committed_scores_without_training(project: Path, tmp_path: Path) -> None:
+    for part in PARTS:
+        (tmp_path / part).symlink_to(project / part)
+    (tmp_path / "results/test").mkdir(parents=True)
+    for name in ("scores", "curves", "expected", "data"):
+        shutil.copy(project / f"results/test/{name}.csv", tmp_path / "results/test")
+    done = snakemake(tmp_path, "figures/test/per_task.pdf")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (tmp_path / "results/test/runs").exists()
+    drawn = (tmp_path / "figures/test/per_task.pdf").read_bytes()
+    assert drawn == (project / "figures/test/per_task.pdf").read_bytes()
+
+
+@pytest.mark.parametrize("scale", ["test", "demo", "laptop", "paper"])
+def test_every_scale_resolves(project: Path, tmp_path: Path, scale: str) -> None:
+    done = snakemake(project, "--dry-run", "--quiet", "--directory", str(tmp_path), "--config", f"scale={scale}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+BAD_INPUT = {
+    "unknown scale": ((), "scale=tset", "unknown scale 'tset'"),
+    "unknown command-line key": ((), "sclae=test", "unknown key 'sclae'"),
+    "unknown key": (("seeds: 2", "seeds: 2\n    sedes: 2"), "scale=test", "unknown key 'suites.locomotion.sedes'"),
+    "unknown setting": (("env_steps: 256", "env_step: 256"), "scale=test", "did you mean 'env_steps'?"),
+    "wrong type": (("env_steps: 256", "env_steps: many"), "scale=test", "'env_steps': input should be a valid integer"),
+    "negative budget": (("env_steps: 256", "env_steps: -256"), "scale=test", "'env_steps'"),
+    "unknown task": (("hopper: {}", "hoper: {}"), "scale=test", "hopper"),
+    "unknown algorithm": (("ppo:", "pop:"), "scale=test", "unknown algorithm 'pop'; did you mean 'ppo'?"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_ends_before_any_job_in_one_line(project: Path, edited, case: str) -> None:
+    change, setting, message = BAD_INPUT[case]
+    if change:
+        edited("workflows/config/test.yaml", *change)
+    done = snakemake(project, "--config", setting)
+    lines = [line for line in done.stderr.splitlines() if line and not line.startswith("Using workflow specific profile")]
+    assert done.returncode == 2
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.stderr
