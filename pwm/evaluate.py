@@ -16,7 +16,7 @@ import numpy as np
 from pwm import algorithms, config, envs, runs
 from pwm.algorithms import Policy
 from pwm.config import RunConfig
-from pwm.envs.tasks import get_task
+from pwm.envs.tasks import RETURN_UNIT, get_task
 from pwm.errors import UserError, exit_on_user_error
 
 # Episode seeds of run k start at base + 1000 k: training, learning-curve and final evaluation never share one.
@@ -36,7 +36,7 @@ class Evaluation:
         """The task's score by its rule (`Task.score`; paper, section 4)."""
         if rule == "success_last":
             return float(self.success_last.mean())
-        return float(self.returns.mean()) / (1000.0 if rule == "return / 1000" else 1.0)
+        return float(self.returns.mean()) / RETURN_UNIT[rule]
 
 
 def evaluate(policy: Policy, task: str, episodes: int, seed: int) -> Evaluation:

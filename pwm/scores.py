@@ -5,7 +5,7 @@ python -m pwm.scores --scale SCALE --out results/SCALE
 scores.csv    one row a run
 curves.csv    one row a learning-curve point
 expected.csv  one row a run that the scale's matrix lists, done or not
-data.csv      one row a data set
+data.csv      the mean and the best episode of every data set, in the columns of scores.csv
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from pwm.data.episodes import Episodes
+from pwm.envs.tasks import RETURN_UNIT, get_task
 from pwm.errors import UserError, exit_on_user_error
 from pwm.matrix import Matrix, RunId
 from pwm.runs import write_atomically
@@ -50,11 +51,19 @@ def curve_rows(scale: str, run: RunId, folder: Path) -> pd.DataFrame:
         raise UserError(f"{folder / 'metrics.csv'}: cannot be read ({error}); delete it to train the run again") from None
 
 
-def data_row(scale: str, task: str, folder: Path) -> dict[str, Any]:
-    """A data set's row of data.csv; its checksums were verified by whoever trained on it."""
+def data_rows(scale: str, suite: str, task: str, folder: Path) -> list[dict[str, Any]]:
+    """A data set's rows of data.csv: the mean and the best return of its episodes, scored as a run's would be.
+
+    Its checksums were verified by whoever trained on it.
+    """
     meta = Episodes.open(folder, verify=False, expected_task=task).meta
-    row = {"scale": scale, "task": task, "behaviour": meta.collector["behaviour"], "episodes": meta.episodes}
-    return row | {name: getattr(meta.statistics, name) for name in ("return_mean", "return_min", "return_max")}
+    returns = {"mean": meta.statistics.return_mean, "best": meta.statistics.return_max}
+    unit = RETURN_UNIT[get_task(task).score]
+    return [
+        identity(scale, RunId(suite, task, "data", statistic, 0))
+        | {"score": value / unit, "return_mean": value, "episodes": meta.episodes}
+        for statistic, value in returns.items()
+    ]
 
 
 def collate(scale: str, out: Path, partial: bool) -> None:
@@ -78,12 +87,18 @@ def collate(scale: str, out: Path, partial: bool) -> None:
     done = {run: folder for run, folder in folders.items() if run not in missing}
     scores = pd.DataFrame([score_row(scale, run, folder) for run, folder in done.items()], columns=SCORES)
     curves = [curve_rows(scale, run, folder) for run, folder in done.items()]
-    data = [(task, out / "data" / task / "episodes") for task in matrix.data_sets()]
+    data = {(run.suite, run.task): out / "data" / run.task / "episodes" for run in folders}
+    references = [
+        row
+        for (suite, task), folder in data.items()
+        if (folder / "meta.json").exists() or not partial
+        for row in data_rows(scale, suite, task, folder)
+    ]
     tables = {
         "scores": scores,
         "curves": pd.concat(curves) if curves else pd.DataFrame(columns=CURVES),
         "expected": pd.DataFrame([identity(scale, run) for run in folders])[IDENTITY],
-        "data": pd.DataFrame([data_row(scale, task, f) for task, f in data if (f / "meta.json").exists() or not partial]),
+        "data": pd.DataFrame(references, columns=SCORES),
     }
     for name, table in tables.items():
         write_atomically(out / f"{name}.csv", table.to_csv(index=False))

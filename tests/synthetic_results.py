@@ -12,7 +12,7 @@ MATRIX = {
     "locomotion": {"hopper": [("pwm", "default"), ("pwm", "no-simnorm"), ("shac", "default"), ("ppo", "default")]},
     "mt30": {task: [("pwm", "default"), ("pwm", "multitask"), ("tdmpc2", "default")] for task in DMCONTROL},
 }
-REFERENCES = [("random", "default"), ("data", "mean"), ("data", "best")]
+REFERENCES = [("random", "default"), ("data", "mean"), ("data", "best")]  # measured once, no contestants
 
 
 def make_runs(matrix: dict, seeds: int) -> pd.DataFrame:
@@ -56,7 +56,7 @@ def make_curves(scores: pd.DataFrame, points: int = 12) -> pd.DataFrame:
 def write_results(
     folder: Path, scale: str = "demo", matrix: dict = MATRIX, seeds: int = 3, missing: tuple[str, ...] = ()
 ) -> dict[str, Path]:
-    """Write the three CSV files; runs that match a query in `missing` are expected and not there."""
+    """Write the four CSV files; runs that match a query in `missing` are expected and not there."""
     folder.mkdir(parents=True, exist_ok=True)
     expected = make_runs(matrix, seeds)
     references = make_runs({suite: dict.fromkeys(tasks, REFERENCES) for suite, tasks in matrix.items()}, 1)
@@ -64,7 +64,8 @@ def write_results(
     for query in missing:
         runs = runs.drop(runs.query(query).index)
     scores = make_scores(pd.concat([runs, references], ignore_index=True), scale)
-    tables = {"scores": scores, "curves": make_curves(scores), "expected": expected}
+    of_data = scores["algorithm"] == "data"
+    tables = {"scores": scores[~of_data], "curves": make_curves(scores), "expected": expected, "data": scores[of_data]}
     paths = {name: folder / f"{name}.csv" for name in tables}
     for name, table in tables.items():
         table.to_csv(paths[name], index=False)

@@ -84,7 +84,7 @@ def test_no_gradient_goes_through_the_target_encoder():
     later = batch.obs[1:].clone().requires_grad_()
     obs = torch.cat([batch.obs[:1], later])
     loss, _ = world_model_loss(model, batch._replace(obs=obs), settings)
-    assert torch.autograd.grad(loss, later, allow_unused=True)[0] is None
+    assert (torch.autograd.grad(loss, later)[0] == 0).all()
 
 
 class FixedEnvironment:
@@ -164,7 +164,7 @@ def test_objective_and_its_gradient(horizon, with_ends):
     problem = policy_problem(horizon, with_ends)
     actor = problem[1]
     path, worth = computed_returns(problem)
-    expected, seen = reference_returns(problem)
+    expected, _ = reference_returns(problem)
     torch.testing.assert_close(worth.returns, expected)
     ours = gradient(worth.returns.mean(), actor)
     torch.testing.assert_close(ours, gradient(expected.mean(), actor))
@@ -225,7 +225,9 @@ def test_running_variance_is_that_of_all_values(sizes, seed):
         exact.update(torch.from_numpy(part))
         usual.update(torch.from_numpy(part).reshape(1, -1))
     everything = np.concatenate(parts)
-    assert exact.mean == pytest.approx(everything.mean()) and exact.variance == pytest.approx(everything.var(), abs=1e-9)
+    assert exact.mean == pytest.approx(everything.mean()) and exact.variance == pytest.approx(
+        everything.var(), abs=1e-9
+    )
     assert exact.std == pytest.approx(np.sqrt(everything.var() + 1e-5))
     assert exact.count == len(everything)
     # The start counts as 1e-4 values of mean 0 and variance 1.
@@ -278,8 +280,8 @@ def test_model_update_is_a_clipped_adam_step():
         metrics = trainer.update(batch)
         loss, terms = world_model_loss(reference, batch, settings)
         norms.append(clipped_step(optimiser, reference, loss, 0.3))
-        assert metrics["grad_norm"].item() == pytest.approx(norms[-1], rel=1e-4)
-        assert metrics["loss"].item() == pytest.approx(loss.item(), rel=1e-4)
+        assert metrics["model_grad_norm"].item() == pytest.approx(norms[-1], rel=1e-4)
+        assert metrics["model_loss"].item() == pytest.approx(loss.item(), rel=1e-4)
         assert metrics["reward_loss"].item() == pytest.approx(terms["reward_loss"].item(), rel=1e-4)
     assert max(norms) > 0.3
     same_parameters(model, reference, rtol=1e-3, atol=1e-5)
@@ -336,11 +338,11 @@ def every_step(terminates):
 )
 def test_critic_learns_the_value(environment, value):
     """Reward 1 at every step and γ = 1/2: V = 1 / (1 − γ) = 2, and V = 1 where every step is the last."""
-    trainer = make_trainer(gamma=0.5, critic_lr=1e-2, updates=1000)
+    trainer = make_trainer(gamma=0.5, critic_lr=2e-2, final_lr=1e-3, updates=40)
     with torch.no_grad():
         trainer.model.reward_head[-1].weight.zero_()
         trainer.model.reward_head[-1].bias.fill_(1.0)
-    for _ in range(60):
+    for _ in range(40):
         metrics = trainer.update(torch.rand(16, 16), torch.zeros(16, dtype=torch.long), environment)
     z = torch.rand(50, 16).softmax(-1) if environment is None else torch.rand(50, 16)
     z = z if environment else trainer.model.next(z, torch.rand(50, 2), torch.zeros(50, dtype=torch.long))

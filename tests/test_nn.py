@@ -117,7 +117,7 @@ def test_two_hot_loss_is_least_at_the_target():
 
 
 def forward_view(reward, value, ends, gamma, lam):
-    """TD(λ) of one environment as the weighted sum of n-step returns, (1 − λ) λ^{n−1} G^{(n)}, the last with λ^{N−1}."""
+    """TD(λ) of one environment: n-step returns weighted (1 − λ) λ^{n−1}, the last of a segment λ^{N−1}."""
     horizon, targets = len(reward), []
     for t in range(horizon):
         close = next((h for h in range(t, horizon) if ends[h]), horizon - 1)
@@ -270,7 +270,9 @@ def test_model_is_three_mlps_of_its_inputs():
     torch.testing.assert_close(model.encode(obs, task), z, rtol=1e-5, atol=1e-6)
     masked = action * torch.tensor([[1.0, 1, 1], [1, 1, 0]])
     joint = torch.cat([z, masked, e], -1)
-    torch.testing.assert_close(model.next(z, action, task), reference(model.dynamics, joint, True), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        model.next(z, action, task), reference(model.dynamics, joint, True), rtol=1e-5, atol=1e-6
+    )
     output = reference(model.reward_head, joint, False)
     torch.testing.assert_close(model.reward_output(z, action, task), output, rtol=1e-4, atol=1e-5)
     # Leading dimensions are carried through, each task with its own column.

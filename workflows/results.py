@@ -3,7 +3,7 @@
 All scripts beside this module take the same arguments, so that one rule draws any of them:
 
     python -m workflows.figures.per_task --scores results/demo/scores.csv --curves results/demo/curves.csv \\
-        --expected results/demo/expected.csv --scale demo --out figures/demo/per_task
+        --expected results/demo/expected.csv --data results/demo/data.csv --scale demo --out figures/demo/per_task
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pwm.errors import UserError
 SUITES = {"locomotion": "Locomotion", "mt30": "MT30", "mt80": "MT80"}
 ALGORITHMS = {"pwm": "PWM", "shac": "SHAC", "tdmpc2": "TD-MPC2", "ppo": "PPO", "sac": "SAC"}
 REFERENCES = {"random": "random policy", "data": "data"}  # measured, but no contestants
+INPUTS = ("scores", "curves", "expected", "data")  # CSV files of a scale
 PPO_UNIT = "score / PPO's mean score"
 
 
@@ -125,7 +126,7 @@ class Results:
         """The command that draws this at the files' usual places: the same wherever it was in fact run."""
         results, stem = f"results/{self.scale}", self.module.rpartition(".")[2]
         out = f"figures/{self.scale}/{stem}" if ".figures." in self.module else f"{results}/tables/{stem}"
-        files = " ".join(f"--{name} {results}/{name}.csv" for name in ("scores", "curves", "expected"))
+        files = " ".join(f"--{name} {results}/{name}.csv" for name in INPUTS)
         return f"python -m {self.module} {files} --scale {self.scale} --out {out}"
 
 
@@ -138,15 +139,17 @@ def read_results(script: str, description: str, argv: Sequence[str] | None = Non
     path = Path(script)
     module = f"workflows.{path.parent.name}.{path.stem}"
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description.partition("\n")[0])
-    for name in ("scores", "curves", "expected"):
+    for name in INPUTS:
         parser.add_argument(f"--{name}", type=Path, required=True, help=f"results/<scale>/{name}.csv")
     parser.add_argument("--scale", required=True, help="name of the scale, such as demo")
     parser.add_argument("--out", type=Path, required=True, help="output path without suffix")
     args = parser.parse_args(argv)
     scores, curves = statistics.load_scores(args.scores), statistics.load_curves(args.curves)
-    for table, file in ((scores, args.scores), (curves, args.curves)):
+    data = statistics.load_scores(args.data)
+    for table, file in ((scores, args.scores), (curves, args.curves), (data, args.data)):
         if others := sorted({*table["scale"]} - {args.scale}):
             raise UserError(f"{file} holds scale {others[0]}, not {args.scale}: give the files of one scale")
+    scores = pd.concat([scores, data], ignore_index=True) if len(data) else scores
     return Results(scores, curves, statistics.load_expected(args.expected), args.scale, args.out, module)
 
 

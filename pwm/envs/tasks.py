@@ -26,6 +26,10 @@ class Task:
     score: Literal["return", "return / 1000"]
 
 
+# What a return is divided by, where the score is a return.
+RETURN_UNIT = {"return": 1.0, "return / 1000": 1000.0}
+
+
 def _locomotion(name: str, observation_dim: int, action_dim: int) -> Task:
     return Task(name, "locomotion", observation_dim, action_dim, episode_length=1000, action_repeat=1, score="return")
 

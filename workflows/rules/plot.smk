@@ -9,6 +9,7 @@ for stem in FIGURES:
             scores="results/{scale}/scores.csv",
             curves="results/{scale}/curves.csv",
             expected="results/{scale}/expected.csv",
+            data="results/{scale}/data.csv",
             script=code(f"workflows/figures/{stem}.py"),
             shared=SHARED_CODE["figures"],
         output:
@@ -36,4 +37,4 @@ for stem in FIGURES:
             out=f"figures/{{scale}}/{stem}",
         shell:
             "python -m {params.module} --scores {input.scores:q} --curves {input.curves:q}"
-            " --expected {input.expected:q} --scale {wildcards.scale} --out {params.out:q} > {log:q} 2>&1"
+            " --expected {input.expected:q} --data {input.data:q} --scale {wildcards.scale} --out {params.out:q} > {log:q} 2>&1"
