@@ -3,6 +3,7 @@
 Heavy libraries are imported inside the functions, so that reading the settings of all baselines stays fast.
 """
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,7 @@ def _network(settings: Settings, task: str) -> "nn.Sequential":
 
     widths = [get_task(task).observation_dim, *settings.units]
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.Tanh()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], get_task(task).action_dim))
 

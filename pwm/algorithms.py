@@ -60,6 +60,14 @@ def settings_class(name: str) -> type[Config]:
 
 
 def load_policy(name: str, folder: Path) -> Policy:
-    """The trained policy in a run's `policy/` folder."""
+    """The trained policy in a run's `policy/` folder.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged or does not fit its config.
+    """
     module = import_module("pwm.extract") if name == "pwm" else baseline(name)
-    return module.load_policy(folder)
+    try:
+        return module.load_policy(folder)
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: weights do not fit the config ({reason}); train the run again") from None

@@ -7,23 +7,25 @@ import argparse
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from stable_baselines3 import SAC
 from torch import nn
 from tqdm import tqdm
 
 from pwm import config, envs
-from pwm.config import CollectConfig, DataConfig
+from pwm.config import CollectConfig, DataConfig, LearnerConfig
 from pwm.data.episodes import EpisodeWriter
-from pwm.envs.sb3 import SB3VecEnv
+from pwm.envs import TaskVectorEnv
 from pwm.envs.tasks import Task, get_task
 from pwm.errors import exit_on_user_error
-from pwm.runs import Run, default_device
-from pwm.sb3 import learn
+from pwm.runs import Run
+
+if TYPE_CHECKING:
+    from stable_baselines3 import SAC
 
 NUM_ENVS = 20  # stepped together while a finished behaviour fills the data set
+SEED_STRIDE = 10_000  # between the episode seeds of one policy and the next
 
 # observations [N, O], where an episode begins [N] → actions [N, A]
 Behaviour = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -80,19 +82,26 @@ class Perturbed:
         return np.clip(np.where((self.burst_left > 0)[:, None], self.burst_action, action), -1.0, 1.0)
 
 
-def roll_out(task: Task, behaviour: Behaviour, episodes: int, num_envs: int, seed: int, writer: EpisodeWriter) -> None:
-    """Append `episodes` whole episodes of a behaviour acting in `num_envs` environments, in the order they end."""
-    env = envs.make(task.name, num_envs, seed)
+def roll_out(env: TaskVectorEnv, behaviour: Behaviour, episodes: int, seed: int, writer: EpisodeWriter) -> None:
+    """Append `episodes` whole episodes of a behaviour, in the order they end.
+
+    Args:
+        env: N environments of the task.
+        behaviour: acts in all of them.
+        episodes: how many to append.
+        seed: environment i starts from seed + i.
+        writer: of the data set.
+    """
     obs, _ = env.reset(seed=seed)
-    first = np.ones(num_envs, dtype=bool)
-    tracks: list[list[tuple]] = [[] for _ in range(num_envs)]
+    first = np.ones(env.num_envs, dtype=bool)
+    tracks: list[list[tuple]] = [[] for _ in range(env.num_envs)]
     left = episodes
-    with tqdm(total=episodes, desc=f"{task.name} episodes", unit="episode", mininterval=2.0, leave=False) as bar:
+    with tqdm(total=episodes, desc=f"{env.task.name} episodes", unit="episode", mininterval=2.0, leave=False) as bar:
         while left > 0:
             action = behaviour(obs, first).astype(np.float32)
             following, reward, terminated, truncated, info = env.step(action)
             first = terminated | truncated
-            for i in range(num_envs):
+            for i in range(env.num_envs):
                 tracks[i].append((obs[i], action[i], reward[i]))
                 if first[i] and left > 0:
                     observations, actions, rewards = map(np.array, zip(*tracks[i], strict=True))
@@ -103,46 +112,43 @@ def roll_out(task: Task, behaviour: Behaviour, episodes: int, num_envs: int, see
                 if first[i]:
                     tracks[i] = []
             obs = following
-    env.close()
 
 
-def train_learner(run: Run, task: Task, settings: CollectConfig) -> tuple[SAC, list[nn.Module]]:
-    """Train SAC online on the task; returns it with copies of its policy at equal distances."""
-    learner_config = settings.learner
-    torch.set_num_threads(torch.get_num_threads())
+def train_learner(run: Run, task: Task, settings: LearnerConfig) -> tuple["SAC", list[nn.Module]]:
+    """Train SAC online on the task; returns it with copies of its policy at equal distances, the last at the end."""
+    from stable_baselines3 import SAC
+
+    from pwm.envs.sb3 import SB3VecEnv
+    from pwm.sb3 import learn
+
     env = SB3VecEnv(envs.make(task.name, 1, run.config.seed))
     learner = SAC(
         "MlpPolicy",
         env,
-        learning_rate=learner_config.learning_rate,
-        batch_size=learner_config.batch_size,
-        buffer_size=learner_config.env_steps,
-        learning_starts=learner_config.random_steps,
-        policy_kwargs={"net_arch": list(learner_config.units)},
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        buffer_size=settings.env_steps,
+        learning_starts=settings.random_steps,
+        policy_kwargs={"net_arch": list(settings.units)},
         seed=run.config.seed,
-        device=default_device(),
+        device=run.device,
     )
-    marks = [
-        round(learner_config.env_steps * (k + 1) / learner_config.checkpoints)
-        for k in range(learner_config.checkpoints)
-    ]
-    kept: dict[str, list[dict]] = {"actors": []}
+    marks = np.linspace(0, settings.env_steps, settings.checkpoints + 1)[1:].round()
+    kept: dict[str, list[dict]] = {"weights": []}
 
     def keep_checkpoint(steps: int) -> None:
-        if len(kept["actors"]) < len(marks) and steps >= marks[len(kept["actors"])]:
-            kept["actors"].append(copy.deepcopy(learner.policy.state_dict()))
+        if len(kept["weights"]) < len(marks) and steps >= marks[len(kept["weights"])]:
+            kept["weights"].append(copy.deepcopy(learner.policy.state_dict()))
 
-    learn(learner, env, run, learner_config.env_steps, keep_checkpoint, kept)
+    learn(learner, env, run, settings.env_steps, keep_checkpoint, kept)
     env.close()
-    policies = []
-    for weights in kept["actors"]:
-        policy = copy.deepcopy(learner.policy)
+    policies = [copy.deepcopy(learner.policy) for _ in kept["weights"]]
+    for policy, weights in zip(policies, kept["weights"], strict=True):
         policy.load_state_dict(weights)
-        policies.append(policy)
     return learner, policies
 
 
-def write_replay(learner: SAC, writer: EpisodeWriter, episodes: int) -> None:
+def write_replay(learner: "SAC", writer: EpisodeWriter, episodes: int) -> None:
     """Append the last `episodes` whole episodes of the learner's replay, oldest first."""
     buffer = learner.replay_buffer
     size = buffer.size()
@@ -158,32 +164,36 @@ def write_replay(learner: SAC, writer: EpisodeWriter, episodes: int) -> None:
 def collect(run: Run, out: Path) -> None:
     """Make the data set of `run.config` in the folder `out`."""
     task, settings, seed = get_task(run.config.task), run.config.settings, run.config.seed
-    sizes = (task.name, task.observation_dim, task.action_dim, task.episode_length)
-    rng = np.random.default_rng(seed)
-    if settings.behaviour == "random":
-        writer = EpisodeWriter(out, *sizes, settings.episodes)
-        num_envs = min(NUM_ENVS, settings.episodes)
-        acting = Perturbed(None, np.zeros(num_envs), settings, task.action_dim, rng)
-        roll_out(task, acting, settings.episodes, num_envs, seed, writer)
+    policies: list[nn.Module | None] = [None]
+    episodes = settings.episodes
+    if settings.behaviour != "random":
+        learner, policies = train_learner(run, task, settings.learner)
+    if settings.behaviour == "replay":
+        finished = int(learner.replay_buffer.dones[: learner.replay_buffer.size()].sum())
+        episodes = min(episodes, finished)
+    sizes = (task.observation_dim, task.action_dim, task.episode_length)
+    writer = EpisodeWriter(out, task.name, *sizes, episodes)
+    if settings.behaviour == "replay":
+        write_replay(learner, writer, episodes)
     else:
-        learner, policies = train_learner(run, task, settings)
-        if settings.behaviour == "replay":
-            whole = int(learner.replay_buffer.dones[: learner.replay_buffer.size()].sum())
-            episodes = min(settings.episodes, whole)
-            writer = EpisodeWriter(out, *sizes, episodes)
-            write_replay(learner, writer, episodes)
-        else:
-            writer = EpisodeWriter(out, *sizes, settings.episodes)
-            shares = np.diff(np.linspace(0, settings.episodes, len(policies) + 1).round().astype(int))
-            for index, (policy, share) in enumerate(zip(policies, shares, strict=True)):
-                num_envs = min(NUM_ENVS, int(share))
-                noise = np.resize(np.array(settings.noise), num_envs)
-                acting = Perturbed(
-                    lambda obs, p=policy: p.predict(obs, deterministic=True)[0], noise, settings, task.action_dim, rng
-                )
-                roll_out(task, acting, int(share), num_envs, seed + 10_000 * (index + 1), writer)
+        perturb_and_roll_out(policies, task, settings, seed, writer)
     writer.commit(settings.model_dump(mode="json"), seed)
     run.discard_state()
+
+
+def perturb_and_roll_out(
+    policies: list[nn.Module | None], task: Task, settings: CollectConfig, seed: int, writer: EpisodeWriter
+) -> None:
+    """Append `settings.episodes` episodes, shared evenly among the policies; None acts at random."""
+    rng = np.random.default_rng(seed)
+    env = envs.make(task.name, min(NUM_ENVS, settings.episodes), seed)
+    noise = np.resize(np.array(settings.noise), env.num_envs)
+    shares = np.diff(np.linspace(0, settings.episodes, len(policies) + 1).round().astype(int))
+    for index, (policy, share) in enumerate(zip(policies, shares, strict=True)):
+        act = None if policy is None else lambda obs, p=policy: p.predict(obs, deterministic=True)[0]
+        behaviour = Perturbed(act, noise, settings, task.action_dim, rng)
+        roll_out(env, behaviour, int(share), seed + SEED_STRIDE * (index + 1), writer)
+    env.close()
 
 
 @exit_on_user_error

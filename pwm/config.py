@@ -31,9 +31,9 @@ MODEL_SIZES: dict[str, dict[str, Any]] = {
 
 
 class Config(BaseModel):
-    """Base of all settings: immutable, unknown keys and wrong types refused."""
+    """Base of all settings: immutable; unknown keys, wrong types and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class WorldModelConfig(Config):

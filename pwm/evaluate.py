@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from pwm import algorithms, config, envs, runs
 from pwm.algorithms import Policy
@@ -82,11 +83,10 @@ def curve_point(run: runs.Run, policy: Policy, env_steps: int, updates: int, **m
     row = {"env_steps": env_steps, "updates": updates, "wall_time_s": 0.0}
     row |= {"return": result.returns.mean(), "success": result.success_last.mean()}
     run.log(row | metrics)
-    print(
-        f"{settings.task} {settings.algorithm}/{settings.variant} seed {settings.seed}: update {updates}, "
-        f"{env_steps} env steps, {run.wall_time:.0f} s, return {result.returns.mean():.1f} ± {result.returns.std():.1f}",
-        file=sys.stderr,
-    )
+    returns = f"return {result.returns.mean():.1f} ± {result.returns.std():.1f}"
+    who = f"{settings.task} {settings.algorithm}/{settings.variant} seed {settings.seed}"
+    # On a line of its own, not behind the progress bar.
+    tqdm.write(f"{who}: update {updates}, {env_steps} env steps, {run.wall_time:.0f} s, {returns}", file=sys.stderr)
 
 
 def curve_updates(total: int, points: int) -> set[int]:
@@ -97,6 +97,7 @@ def curve_updates(total: int, points: int) -> set[int]:
 def evaluate_run(folder: Path) -> dict[str, Any]:
     """Score the policy of a finished run: the content of eval.json."""
     run_config = config.load(RunConfig, folder / "config.yaml")
+    algorithms.check(run_config.algorithm, run_config.suite)
     began = time.time()
     policy = algorithms.load_policy(run_config.algorithm, folder / "policy")
     seed, episodes = FINAL_SEED + 1000 * run_config.seed, run_config.evaluation.episodes

@@ -97,7 +97,8 @@ def load_policy(folder: Path) -> Policy:
     """The policy that `finish` wrote.
 
     Raises:
-        UserError: the checkpoint is missing, damaged or does not fit its config.
+        UserError: the checkpoint is missing, damaged or of another format.
+        KeyError, RuntimeError: its weights do not fit its config.
     """
     tensors, saved = runs.load_checkpoint(folder)
     run_config = config.validate(RunConfig, saved["run"], str(folder / "config.json"))
@@ -105,12 +106,11 @@ def load_policy(folder: Path) -> Policy:
     settings = config.validate(ExtractConfig, run_config.settings, str(folder / "config.json"))
     model = build_model(model_config.settings, model_config.tasks)
     actor = Actor(model.config.latent_dim, model.action_dim, settings.actor_units)
-    weights = {f"actor.{name}" for name in actor.state_dict()}
-    if not weights <= tensors.keys():
-        raise UserError(f"{folder}: weights do not fit the config; train the run again")
-    actor.load_state_dict({name.removeprefix("actor."): tensors[name] for name in weights})
-    encoder = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    model.load_state_dict(encoder, strict=False)  # dynamics and reward are not needed to act
+    parts = {"actor": actor, "model.encoder": model.encoder, "model.task_embedding": model.task_embedding}
+    for prefix, part in parts.items():  # dynamics and reward are not needed to act
+        if part is not None:
+            own = {name: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+            part.load_state_dict({name.removeprefix(f"{prefix}."): value for name, value in own.items()})
     device = runs.default_device()
     index = model_config.tasks.index(run_config.task)
     return latent_policy(model.to(device), actor.to(device), index, get_task(run_config.task).action_dim)

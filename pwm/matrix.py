@@ -35,8 +35,8 @@ class SuiteConfig(Config):
 
     tasks: Annotated[dict[str, dict[str, Settings]], Field(min_length=1)]  # task: stage or algorithm: settings
     seeds: Positive
-    collect: Settings = {}
-    world_models: dict[str, Settings] = {}  # variant: settings
+    collect: Settings = Field(default_factory=dict)
+    world_models: dict[str, Settings] = Field(default_factory=dict)  # variant: settings
     algorithms: Annotated[dict[str, dict[str, Settings]], Field(min_length=1)]  # algorithm: variant: settings
 
 
@@ -45,7 +45,7 @@ class ScaleConfig(Config):
 
     suites: Annotated[dict[str, SuiteConfig], Field(min_length=1)]
     evaluation: EvaluationConfig = EvaluationConfig()
-    resources: dict[str, Resources] = {}  # by rule; `default` for the others
+    resources: dict[str, Resources] = Field(default_factory=dict)  # by rule; `default` for the others
 
 
 @dataclass(frozen=True, order=True)
@@ -144,6 +144,8 @@ class Matrix:
     def _check_names(self, suite: str, settings: SuiteConfig) -> None:
         if suite not in SUITES:
             raise UserError(f"{self.file}: unknown suite '{suite}'; choose from {', '.join(SUITES)}")
+        for algorithm in settings.algorithms:
+            algorithms.check(algorithm, suite)
         for task, changes in settings.tasks.items():
             get_task(task)
             if task not in SUITES[suite]:
@@ -152,8 +154,6 @@ class Matrix:
             if unknown := changes.keys() - known:
                 where = f"{self.file}: suites.{suite}.tasks.{task}"
                 raise UserError(f"{where}: unknown key '{min(unknown)}'; choose from {', '.join(sorted(known))}")
-        for algorithm in settings.algorithms:
-            algorithms.check(algorithm, suite)
 
     def _resolve(self, suite: str, settings: SuiteConfig) -> None:
         for task, changes in settings.tasks.items():
@@ -162,7 +162,9 @@ class Matrix:
             resolved = config.validate(CollectConfig, data, f"{where}.collect")
             mine = DataConfig(scale=self.scale, task=task, seed=0, settings=resolved)
             if self._configs.setdefault(task, mine) != mine:
-                raise UserError(f"{where}.collect differs from another suite's; a task's episodes are made once: align them")
+                raise UserError(
+                    f"{where}.collect differs from another suite's; a task's episodes are made once: align them"
+                )
         for variant, model_settings in settings.world_models.items():
             for model_config in self._model_configs(suite, settings, variant, model_settings):
                 name = model_config.tasks[0] if model_config.settings.tasks == "each" else "all"
@@ -171,7 +173,9 @@ class Matrix:
             key = RunId(suite, run_config.task, run_config.algorithm, run_config.variant, run_config.seed)
             self._configs[key] = run_config
 
-    def _model_configs(self, suite: str, settings: SuiteConfig, variant: str, changes: Settings) -> Iterator[ModelConfig]:
+    def _model_configs(
+        self, suite: str, settings: SuiteConfig, variant: str, changes: Settings
+    ) -> Iterator[ModelConfig]:
         where = f"{self.file}: suites.{suite}.world_models.{variant}"
         shared = config.validate(config.PretrainConfig, changes, where)
         groups = [(task,) for task in settings.tasks] if shared.tasks == "each" else [tuple(settings.tasks)]
@@ -181,7 +185,9 @@ class Matrix:
                 own = settings.tasks[group[0]].get("world_models", {})
                 resolved = config.validate(config.PretrainConfig, config.merge(changes, own), f"{where} ({group[0]})")
             for seed in range(resolved.seeds):
-                yield ModelConfig(scale=self.scale, suite=suite, variant=variant, tasks=group, seed=seed, settings=resolved)
+                yield ModelConfig(
+                    scale=self.scale, suite=suite, variant=variant, tasks=group, seed=seed, settings=resolved
+                )
 
     def _run_configs(self, suite: str, settings: SuiteConfig) -> Iterator[RunConfig]:
         for algorithm, variants in settings.algorithms.items():
@@ -208,7 +214,10 @@ class Matrix:
 
     def _model(self, suite: str, variant: str, task: str, seed: int) -> ModelId:
         for name in (task, "all"):
-            count = sum(isinstance(k, ModelId) and (k.suite, k.variant, k.tasks) == (suite, variant, name) for k in self._configs)
+            count = sum(
+                isinstance(k, ModelId) and (k.suite, k.variant, k.tasks) == (suite, variant, name)
+                for k in self._configs
+            )
             if count:
                 return ModelId(suite, variant, name, seed % count)
         raise UserError(f"{self.file}: no world model '{variant}' of suite '{suite}' for task '{task}'; list it")

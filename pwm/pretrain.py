@@ -35,7 +35,7 @@ def load_model(folder: Path) -> tuple[WorldModel, ModelConfig]:
         UserError: the checkpoint is missing, damaged or does not fit its config.
     """
     tensors, saved = runs.load_checkpoint(folder)
-    settings = config.validate(ModelConfig, saved["model"], str(folder / "config.json"))
+    settings = config.validate(ModelConfig, saved.get("model", {}), str(folder / "config.json"))
     model = build_model(settings.settings, settings.tasks)
     try:
         model.load_state_dict(tensors)

@@ -48,7 +48,9 @@ def curve_rows(scale: str, run: RunId, folder: Path) -> pd.DataFrame:
         curve = pd.read_csv(folder / "metrics.csv")
         return curve.assign(**identity(scale, run))[CURVES]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / 'metrics.csv'}: cannot be read ({error}); delete it to train the run again") from None
+        raise UserError(
+            f"{folder / 'metrics.csv'}: cannot be read ({error}); delete it to train the run again"
+        ) from None
 
 
 def data_rows(scale: str, suite: str, task: str, folder: Path) -> list[dict[str, Any]]:

@@ -2,4 +2,5 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch or MuJoCo is imported; commands that tests start inherit it
+# Before torch or MuJoCo is imported; commands that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -28,7 +28,7 @@ def model_settings(bins: int = 0, **changes: object) -> PretrainConfig:
 def model_config(*tasks: str, seed: int = 0, **changes: object) -> ModelConfig:
     """A tiny world model of `tasks`."""
     settings = model_settings(**changes)
-    return ModelConfig(scale="test", suite="any", variant="default", tasks=tasks, seed=seed, settings=settings)
+    return ModelConfig(scale="test", suite="mt30", variant="default", tasks=tasks, seed=seed, settings=settings)
 
 
 def run_config(task: str, algorithm: str = "pwm", seed: int = 0, **settings: object) -> RunConfig:
@@ -36,7 +36,7 @@ def run_config(task: str, algorithm: str = "pwm", seed: int = 0, **settings: obj
     if algorithm == "pwm":
         small = {"updates": 12, "batch_size": 8, "horizon": 3, **TINY_POLICY}
         settings = ExtractConfig(**small | settings).model_dump(mode="json")
-    identity = {"scale": "test", "suite": "any", "task": task, "algorithm": algorithm, "variant": "default"}
+    identity = {"scale": "test", "suite": "mt30", "task": task, "algorithm": algorithm, "variant": "default"}
     return RunConfig(**identity, seed=seed, settings=settings, evaluation=EVALUATION)
 
 

@@ -158,6 +158,8 @@ def test_bad_input_ends_before_any_job_in_one_line(project: Path, edited, case: 
     if change:
         edited("workflows/config/test.yaml", *change)
     done = snakemake(project, "--config", setting)
-    lines = [line for line in done.stderr.splitlines() if line and not line.startswith("Using workflow specific profile")]
+    lines = [
+        line for line in done.stderr.splitlines() if line and not line.startswith("Using workflow specific profile")
+    ]
     assert done.returncode == 2
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.stderr

@@ -1,0 +1,251 @@
+"""How data is made: the perturbations' statistics, episodes cut right, roll-outs as a step-by-step loop has them."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from support import refusal
+
+from pwm import envs
+from pwm.collect import NUM_ENVS, Perturbed, collect, roll_out, write_replay
+from pwm.config import CollectConfig, DataConfig, validate
+from pwm.data.episodes import Episodes, EpisodeWriter
+from pwm.envs.tasks import get_task
+from pwm.runs import Run
+
+NEVER = {"burst_probability": 0.0}
+
+
+class MadeUpWriter:
+    """Keeps the episodes it is given."""
+
+    def __init__(self):
+        self.episodes = []
+
+    def add(self, obs, action, reward, terminated):
+        self.episodes.append((np.array(obs), np.array(action), np.array(reward), terminated))
+
+
+def act(steps, noise, episode=None, policy=None, action_dim=2, seed=0, **settings):
+    """Actions [steps, N, A] of a perturbed policy (zero, unless given); episodes last `episode` steps."""
+    levels = np.array(noise)
+    standing = policy or (lambda obs: np.zeros((len(levels), action_dim)))
+    behaviour = Perturbed(standing, levels, CollectConfig(**settings), action_dim, np.random.default_rng(seed))
+    actions, correlated = [], []
+    for t in range(steps):
+        first = np.full(len(levels), t % (episode or steps) == 0)
+        actions.append(behaviour(np.zeros((len(levels), 3)), first))
+        correlated.append(behaviour.correlated.copy())
+    return np.array(actions), np.array(correlated)
+
+
+def autocorrelation(x, lag):
+    """Of sequences along axis 0 of mean zero."""
+    return (x[lag:] * x[:-lag]).mean() / (x**2).mean()
+
+
+def test_noise_has_the_level_asked_for():
+    """Both kinds are stationary with the level's standard deviation; the slow one is an AR(1) process of 0.9."""
+    noise = np.repeat([0.05, 0.2], 100)
+    actions, correlated = act(400, noise, **NEVER)
+    kinds = correlated[0]
+    assert (correlated == kinds).all() and 60 < kinds.sum() < 140  # one kind an episode, half of them each
+    for level in (0.05, 0.2):
+        for slow in (False, True):
+            chosen = actions[:, (noise == level) & (kinds == slow)] / level
+            tolerance = 0.05 if slow else 0.02
+            assert chosen.std() == pytest.approx(1.0, rel=tolerance)
+            assert chosen[:5].std() == pytest.approx(1.0, rel=0.15)  # from the first step on
+            assert autocorrelation(chosen, 1) == pytest.approx(0.9 if slow else 0.0, abs=0.03)
+            assert autocorrelation(chosen, 5) == pytest.approx(0.9**5 if slow else 0.0, abs=0.06)
+            assert abs(chosen.mean()) < 0.1
+
+
+def test_noise_begins_anew_with_an_episode():
+    actions, correlated = act(400, np.full(100, 0.2), episode=2, **NEVER)
+    assert 0.45 < correlated.mean() < 0.55 and 0.4 < (correlated[2:] != correlated[:-2]).mean() < 0.6
+    slow = correlated[1::2] & correlated[0::2]
+    first, second = actions[0::2][slow].ravel(), actions[1::2][slow].ravel()
+    assert np.corrcoef(first, second)[0, 1] == pytest.approx(0.9, abs=0.02)
+    across = (slow[1:] & slow[:-1])[..., None]
+    earlier, later = (part[np.broadcast_to(across, part.shape)] for part in (actions[1::2][:-1], actions[2::2]))
+    assert abs(np.corrcoef(earlier, later)[0, 1]) < 0.05
+
+
+def test_without_noise_the_policy_acts_clipped():
+    actions, _ = act(50, [0.0, 0.0], policy=lambda obs: np.array([[0.3, -7.0], [2.0, -0.1]]), **NEVER)
+    assert (actions == np.array([[0.3, -1.0], [1.0, -0.1]])).all()
+
+
+def runs_of(mask):
+    """Lengths of the runs of True, those that touch an end of the sequence left out."""
+    edges = np.flatnonzero(np.diff(mask.astype(int)))
+    return [b - a for a, b in zip(edges, edges[1:], strict=False) if mask[a + 1]]
+
+
+def test_bursts():
+    """Lengths in range, uniform actions or one constant uniform action, as often as the probability says."""
+    probability, shortest, longest = 0.05, 3, 6
+    policy = lambda obs: np.full((40, 1), 0.5)  # noqa: E731
+    burst = {"burst_probability": probability, "burst_length": (shortest, longest)}
+    actions, _ = act(2000, np.zeros(40), policy=policy, action_dim=1, **burst)
+    tracks = actions[..., 0].T
+    lengths, constant, values = [], [], []
+    for track in tracks:
+        inside = track != 0.5
+        lengths += runs_of(inside)
+        edges = np.flatnonzero(np.diff(inside.astype(int))) + 1
+        for part in np.split(track, edges)[1:-1]:
+            if part[0] != 0.5:
+                constant.append(len(set(part)) == 1)
+                values += list(part[:1] if constant[-1] else part)
+                assert constant[-1] or len(set(part)) == len(part)
+    counts = np.bincount(lengths, minlength=longest + 1)
+    assert set(lengths) == {3, 4, 5, 6} and counts[3:].min() > 0.8 * counts[3:].max()
+    assert np.mean(constant) == pytest.approx(0.5, abs=0.05)
+    # A cycle is a burst of 4.5 steps on average, then 1 / p steps until the next begins.
+    assert (tracks != 0.5).mean() == pytest.approx(4.5 / (4.5 + 1 / probability), rel=0.05)
+    assert np.abs(np.histogram(values, 4, (-1, 1))[0] / len(values) - 0.25).max() < 0.03
+
+
+def test_a_burst_ends_with_its_episode():
+    """Bursts of 8 steps in episodes of 5: whatever began in one is over at the start of the next."""
+    policy = lambda obs: np.full((30, 1), 0.5)  # noqa: E731
+    settings = {"burst_probability": 0.5, "burst_length": (8, 8)}
+    actions, _ = act(1000, np.zeros(30), episode=5, policy=policy, action_dim=1, **settings)
+    starts = (actions[5::5, :, 0] != 0.5).mean()
+    running = (actions[4:-1:5, :, 0] != 0.5).mean()
+    assert running > 0.9 and starts < 0.5
+
+
+def test_random_behaviour_is_uniform():
+    behaviour = Perturbed(None, np.zeros(50), CollectConfig(), 3, np.random.default_rng(1))
+    actions = np.array([behaviour(np.zeros((50, 4)), np.zeros(50, bool)) for _ in range(200)])
+    assert actions.min() < -0.99 and actions.max() > 0.99
+    assert np.abs(np.histogram(actions, 10, (-1, 1))[0] / actions.size - 0.1).max() < 0.01
+    assert abs(autocorrelation(actions, 1)) < 0.02
+
+
+def test_roll_out_is_what_stepping_by_hand_gives():
+    """Hopper falls at different times in each environment; a policy that reads the observation and the start flag."""
+    task, count = get_task("hopper"), 9
+
+    def behaviour(obs, first):
+        return np.where(first[:, None], -1.0, np.sin(37 * obs[:, :3]))
+
+    writer = MadeUpWriter()
+    roll_out(task, behaviour, count, 3, 5, writer)
+    expected = []
+    singles = [envs.make("hopper", 1, 5 + i) for i in range(3)]
+    for i, env in enumerate(singles):
+        obs, _ = env.reset(seed=5 + i)
+        first, ended_at, track = np.ones(1, bool), 0, ([obs[0]], [], [])
+        for t in range(500):
+            action = behaviour(obs, first).astype(np.float32)
+            obs, reward, terminated, truncated, info = env.step(action)
+            track[0].append(info["final_obs"][0]), track[1].append(action[0]), track[2].append(reward[0])
+            first = terminated | truncated
+            if first[0]:
+                expected.append((t, i, *map(np.array, track), bool(terminated[0])))
+                track = ([obs[0]], [], [])
+    expected = [episode[2:] for episode in sorted(expected, key=lambda episode: episode[:2])[:count]]
+    assert len(writer.episodes) == count
+    for ours, theirs in zip(writer.episodes, expected, strict=True):
+        for a, b in zip(ours[:3], theirs[:3], strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert ours[3] is theirs[3] is True
+        np.testing.assert_array_equal(ours[1][0], [-1.0, -1.0, -1.0])  # the episode's start was flagged
+    assert len({len(episode[2]) for episode in expected}) > 2
+
+
+def replay(dones, timeouts):
+    """A learner whose replay holds numbered steps; what follows an end is another episode's observation."""
+    n = len(dones)
+    column = np.arange(n, dtype=np.float32)[:, None, None]
+    spare = np.full((3, 1, 1), -1.0, np.float32)  # room of the buffer that was not filled
+    buffer = SimpleNamespace(
+        observations=np.concatenate([column, spare]),
+        next_observations=np.concatenate([column + 0.5, spare]),
+        actions=np.concatenate([-column, spare]),
+        rewards=np.concatenate([10 * column[:, 0], spare[:, 0]]),
+        dones=np.concatenate([np.array(dones, float)[:, None], np.ones((3, 1))]),
+        timeouts=np.concatenate([np.array(timeouts, float)[:, None], np.ones((3, 1))]),
+        size=lambda: n,
+    )
+    return SimpleNamespace(replay_buffer=buffer)
+
+
+def test_replay_is_cut_into_episodes():
+    """Three whole episodes of 2, 3 and 1 steps, the second cut by time; the last two steps are of one under way."""
+    learner = replay([0, 1, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 0, 0, 0])
+    whole = [([0, 1, 1.5], [0, 1], True), ([2, 3, 4, 4.5], [2, 3, 4], False), ([5, 5.5], [5], True)]
+    for count in (3, 2, 1):
+        writer = MadeUpWriter()
+        write_replay(learner, writer, count)
+        assert len(writer.episodes) == count
+        for (obs, action, reward, terminated), (o, a, t) in zip(writer.episodes, whole[-count:], strict=True):
+            assert obs.ravel().tolist() == o and terminated is t
+            assert action.ravel().tolist() == [-x for x in a] and reward.tolist() == [10 * x for x in a]
+
+
+def run_collect(folder, **settings):
+    config = DataConfig(scale="test", task="hopper", seed=2, settings=CollectConfig(**settings))
+    collect(Run(folder / "run", config), folder / "set")
+    return Episodes.open(folder / "set", expected_task="hopper")
+
+
+@pytest.fixture(autouse=True)
+def states_lie_in_the_tests_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_random_collection(tmp_path):
+    data = run_collect(tmp_path, behaviour="random", episodes=NUM_ENVS + 3)
+    assert len(data.length) == NUM_ENVS + 3 and data.meta.seed == 2 and data.meta.collector["behaviour"] == "random"
+    steps = np.concatenate([row[:n] for row, n in zip(data.action, data.length, strict=True)])
+    assert abs(steps.mean()) < 0.05 and steps.std() == pytest.approx(3**-0.5, rel=0.05)  # uniform on [−1, 1]
+    again = run_collect(tmp_path / "again", behaviour="random", episodes=NUM_ENVS + 3)
+    assert again.meta.sha256 == data.meta.sha256
+
+
+def test_every_checkpoint_has_its_share(tmp_path, monkeypatch):
+    """Seven episodes from three checkpoints: 2, 3 and 2, each with its noise levels in turn."""
+    calls = []
+
+    def record(task, behaviour, episodes, num_envs, seed, writer):
+        calls.append((episodes, num_envs, behaviour.noise.tolist(), seed))
+        roll_out(task, behaviour, episodes, num_envs, seed, writer)
+
+    monkeypatch.setattr("pwm.collect.roll_out", record)
+    learner = {"env_steps": 90, "units": (4,), "batch_size": 4, "random_steps": 80, "checkpoints": 3}
+    settings = {"behaviour": "checkpoints", "episodes": 7, "learner": learner, "noise": (0.0, 0.5)}
+    data = run_collect(tmp_path, **settings)
+    assert len(data.length) == 7
+    assert [call[0] for call in calls] == [2, 3, 2] and [call[1] for call in calls] == [2, 3, 2]
+    assert calls[1][2] == [0.0, 0.5, 0.0] and len({call[3] for call in calls}) == 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"behaviour": "replay", "episodes": 5, "learner": {"env_steps": 9}}, {"behaviour": "checkpoints", "episodes": 2}],
+    ids=["no whole episode in the replay", "fewer episodes than checkpoints"],
+)
+def test_too_little_to_collect_is_refused(tmp_path, settings):
+    """Before anything is learnt, where it can be known."""
+    small = {"units": (4,), "batch_size": 4, "random_steps": 80}
+    settings = {**settings, "learner": small | settings.get("learner", {})}
+
+    def work():
+        config = {"scale": "test", "task": "hopper", "seed": 2, "settings": settings}
+        run = Run(tmp_path / "run", validate(DataConfig, config, "config.yaml"))
+        collect(run, tmp_path / "set")
+
+    refusal(work, "episodes")
+    assert not (tmp_path / "set").exists()
+
+
+def test_writer_refuses_what_does_not_fit(tmp_path):
+    """The numbers a data set is made of are checked where they are written."""
+    writer = EpisodeWriter(tmp_path / "set", "hopper", 1, 1, 8, 1)
+    with pytest.raises(ValueError, match="not finite"):
+        writer.add(np.full((3, 1), np.nan), np.zeros((2, 1)), np.zeros(2), True)

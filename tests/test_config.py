@@ -1,0 +1,381 @@
+"""Settings and the matrix: what is resolved, and how mistakes are refused, in one line each."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import EVALUATION, TINY, model_config, refusal, run_config, write_episodes
+
+from pwm import algorithms
+from pwm.config import (
+    CollectConfig,
+    DataConfig,
+    ExtractConfig,
+    ModelConfig,
+    PretrainConfig,
+    RunConfig,
+    WorldModelConfig,
+    dump,
+    load,
+    merge,
+    read_yaml,
+    validate,
+)
+from pwm.envs.tasks import SUITES, get_task
+from pwm.matrix import CONFIG_FOLDER, Matrix, ModelId, RunId, check_command_line
+from pwm.pretrain import build_model
+from pwm.runs import load_checkpoint, save_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SCALE = """
+evaluation: {episodes: 3}
+resources: {default: {threads: 2}, extract: {gpu: 1}}
+suites:
+  locomotion:
+    tasks: {hopper: {}}
+    seeds: 2
+    world_models: {default: {seeds: 3}}
+    algorithms:
+      pwm: {default: {}, quick: {updates: 7}}
+  mt30:
+    tasks:
+      walker-walk: {}
+      cheetah-run:
+        collect: {episodes: 50, learner: {env_steps: 99}}
+        world_models: {updates: 77, world_model: {latent_dim: 64}}
+        pwm: {horizon: 2}
+        ppo: {units: [7]}
+    seeds: 4
+    collect: {behaviour: checkpoints, learner: {env_steps: 3000, batch_size: 32}}
+    world_models:
+      default: {horizon: 5, learning_rate: 3e-4, world_model: {encoder: [16], latent_dim: 32}}
+      multitask: {tasks: all, seeds: 2, world_model: {size: "5"}}
+    algorithms:
+      pwm:
+        default: {batch_size: 11, horizon: 9}
+        multitask: {world_model: multitask, horizon: 8}
+      ppo: {default: {gamma: 0.9, units: [3, 4]}}
+"""
+
+
+@pytest.fixture
+def matrix(tmp_path):
+    """Builds the matrix of the scale above after replacing one piece of its text by another."""
+
+    def build(old="", new="", name="small"):
+        assert old in SCALE
+        (tmp_path / "small.yaml").write_text(SCALE.replace(old, new, 1) if old else SCALE)
+        return Matrix(name, tmp_path)
+
+    return build
+
+
+def resolved(built, key):
+    """A config as the stage will read it."""
+    data = yaml.safe_load(built.text(key))
+    cls = {RunId: RunConfig, ModelId: ModelConfig, str: DataConfig}[type(key)]
+    return validate(cls, data, "here")
+
+
+def test_the_matrix_lists_every_run_model_and_data_set(matrix):
+    built = matrix()
+    expected = [("locomotion", "hopper", "pwm", variant, k) for variant in ("default", "quick") for k in range(2)]
+    for task in ("cheetah-run", "walker-walk"):
+        pairs = [("ppo", "default"), ("pwm", "default"), ("pwm", "multitask")]
+        expected += [("mt30", task, *pair, k) for pair in pairs for k in range(4)]
+    assert built.runs() == [RunId(*identity) for identity in expected]
+    models = [ModelId("locomotion", "default", "hopper", k) for k in range(3)]
+    models += [ModelId("mt30", "default", task, 0) for task in ("cheetah-run", "walker-walk")]
+    models += [ModelId("mt30", "multitask", "all", k) for k in range(2)]
+    assert built.models() == models
+    assert built.data_sets() == ["cheetah-run", "hopper", "walker-walk"]
+    assert RunId("mt30", "walker-walk", "ppo", "default", 3).path == "mt30/walker-walk/ppo/default/seed3"
+    assert built.tasks_of(models[-1]) == ("walker-walk", "cheetah-run")  # in the file's order
+
+
+def test_runs_share_the_models_there_are(matrix):
+    built = matrix()
+    pick = lambda *identity: built.model_of(RunId(*identity))  # noqa: E731
+    assert pick("locomotion", "hopper", "pwm", "quick", 1) == ModelId("locomotion", "default", "hopper", 1)
+    assert pick("mt30", "walker-walk", "pwm", "default", 3) == ModelId("mt30", "default", "walker-walk", 0)
+    assert pick("mt30", "walker-walk", "pwm", "multitask", 3) == ModelId("mt30", "multitask", "all", 1)
+
+
+def test_merge_order_is_defaults_suite_variant_task(matrix):
+    built = matrix()
+    cheetah = resolved(built, RunId("mt30", "cheetah-run", "pwm", "default", 0)).settings
+    walker = resolved(built, RunId("mt30", "walker-walk", "pwm", "multitask", 0)).settings
+    assert (cheetah["batch_size"], cheetah["horizon"]) == (11, 2)  # the variant's, the task's over it
+    assert (walker["batch_size"], walker["horizon"]) == (512, 8)  # the default, the variant's
+    data = resolved(built, "cheetah-run").settings
+    assert (data.episodes, data.learner.env_steps, data.learner.batch_size) == (50, 99, 32)
+    data = resolved(built, "walker-walk").settings
+    assert (data.episodes, data.learner.env_steps, data.behaviour) == (100, 3000, "checkpoints")
+    model = resolved(built, ModelId("mt30", "default", "cheetah-run", 0)).settings
+    assert (model.updates, model.horizon, model.world_model.latent_dim) == (77, 5, 64)
+    assert (model.world_model.encoder, model.world_model.units) == ((16,), (512, 512))
+    model = resolved(built, ModelId("mt30", "multitask", "all", 1))
+    assert model.settings.world_model.reward_bins == 101 and model.settings.updates == 50_000 and model.seed == 1
+    ppo = resolved(built, RunId("mt30", "cheetah-run", "ppo", "default", 2))
+    assert ppo.settings["units"] == [7] and ppo.settings["gamma"] == 0.9 and ppo.settings["n_epochs"] == 5
+    assert ppo.evaluation.episodes == 3 and ppo.evaluation.curve_points == 20
+    assert resolved(built, "hopper").settings == CollectConfig()
+    resources = [built.resources(rule) for rule in ("extract", "collect")]
+    assert [(r.threads, r.gpu) for r in resources] == [(1, 1), (2, 0)]
+
+
+MISTAKES = [
+    # text, its replacement, what the refusal names
+    ("horizon: 9", "horizn: 9", ["suites.mt30.algorithms.pwm.default", "'horizn'", "'horizon'"]),
+    ("episodes: 3}", "epsodes: 3}", ["evaluation.epsodes", "'episodes'"]),
+    ("encoder: [16]", "encodr: [16]", ["world_models.default", "world_model.encodr", "'encoder'"]),
+    ("env_steps: 3000", "steps: 3", ["collect", "learner.steps", "'env_steps'"]),
+    ("gamma: 0.9", "gama: 0.9", ["algorithms.ppo.default", "'gama'", "'gamma'"]),
+    ("seeds: 4", "seeds: four", ["suites.mt30.seeds", "valid integer", "'four'"]),
+    ("horizon: 9", "horizon: 9.5", ["'horizon'", "9.5"]),
+    ("updates: 7}", "updates: -7}", ["'updates'", "greater than or equal to 1", "-7"]),
+    ("env_steps: 99", "env_steps: 0", ["'learner.env_steps'", "got 0"]),
+    ("3e-4", "-3e-4", ["'learning_rate'", "-0.0003"]),
+    ("3e-4", ".inf", ["'learning_rate'", "finite"]),
+    ("latent_dim: 32", "reward_low: .nan", ["world_model.reward_low", "finite"]),
+    ("updates: 7}", "updates: '7'}", ["'updates'", "'7'"]),
+    ("updates: 7}", "updates: true}", ["'updates'", "True"]),
+    ("latent_dim: 32", "latent_dim: 33", ["latent_dim 33", "multiple of simnorm_dim 8"]),
+    ("gamma: 0.9", "gamma: 1.9", ["'gamma'", "1.9"]),
+    ("units: [7]", "units: []", ["(cheetah-run)", "'units'"]),
+    ("behaviour: checkpoints", "behaviour: expert", ["'behaviour'", "'random', 'replay' or 'checkpoints'", "'expert'"]),
+    ("updates: 7}", "updates: 2001-01-01}", ["small.yaml", "numbers, text, lists"]),
+    ("walker-walk: {}", "walker-wlk: {}", ["walker-wlk", "walker-walk"]),
+    ("walker-walk: {}", "hopper: {}", ["'hopper'", "not of suite 'mt30'"]),
+    ("  mt30:", "  mt31:", ["'mt31'", "locomotion, mt30"]),
+    ("      ppo: {default", "      pppo: {default", ["'pppo'", "'ppo'"]),
+    ("        ppo: {units", "        sac: {units", ["cheetah-run", "'sac'", "collect, ppo, pwm, world_models"]),
+    ("world_model: multitask", "world_model: multi", ["pwm.multitask", "'multi'", "default, multitask"]),
+    ("seeds: 2\n", "seeds: 2\n    seeds: 3\n", ["small.yaml", "'seeds' is given twice"]),
+    ("suites:", "suites: [", ["small.yaml", "not valid YAML"]),
+    ("    seeds: 4\n", "", ["'suites.mt30.seeds' is missing"]),
+    ("tasks: {hopper: {}}", "tasks: {}", ["suites.locomotion.tasks"]),
+    ("tasks: {hopper: {}}", "tasks: [hopper]", ["suites.locomotion.tasks"]),
+    ("gpu: 1", "gpus: 1", ["resources.extract.gpus", "'gpu'"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"), MISTAKES, ids=[new.strip().replace("\n", " ") for _, new, _ in MISTAKES]
+)
+def test_a_mistake_in_a_scale_is_named_in_one_line(matrix, old, new, parts):
+    refusal(lambda: matrix(old, new), *parts)
+
+
+def test_other_refusals(matrix, tmp_path):
+    refusal(lambda: matrix(name="smal"), "unknown scale 'smal'", "small")
+    built = matrix()
+    refusal(lambda: built.text("ant"), "small.yaml", "'ant'")
+    refusal(lambda: built.text(RunId("mt30", "walker-walk", "ppo", "default", 4)), "mt30/walker-walk/ppo/default/seed4")
+    refusal(lambda: algorithms.check("pmw", "mt30"), "'pmw'", "'pwm'")
+    refusal(lambda: get_task("hoper"), "hoper", "hopper")
+    refusal(lambda: read_yaml(tmp_path / "none.yaml"), "none.yaml", "no such config file")
+    refusal(lambda: read_yaml(tmp_path), str(tmp_path), "cannot be read")
+    binary, text = tmp_path / "binary.yaml", tmp_path / "list.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    refusal(lambda: read_yaml(binary), "binary.yaml", "text file")
+    for content, kind in (("- 1", "list"), ("", "NoneType"), ("word", "str")):
+        text.write_text(content)
+        refusal(lambda: read_yaml(text), "list.yaml", kind)
+
+
+def test_a_task_collected_in_two_suites_is_collected_once(matrix):
+    mt80 = """  mt80:
+    tasks: {walker-walk: {}}
+    seeds: 1
+    collect: {behaviour: checkpoints, learner: {env_steps: 3000, batch_size: 32}}
+    algorithms: {random: {default: {}}}
+"""
+    assert matrix("  mt30:", mt80 + "  mt30:").data_sets() == ["cheetah-run", "hopper", "walker-walk"]
+    refusal(lambda: matrix("  mt30:", mt80.replace("3000", "4000") + "  mt30:"), "(walker-walk).collect", "align")
+
+
+def test_command_line():
+    assert check_command_line({}) == ("demo", False)
+    assert check_command_line({"scale": "laptop", "partial": True}) == ("laptop", True)
+    refusal(lambda: check_command_line({"sclae": "demo"}), "'sclae'", "scale=<name>")
+    refusal(lambda: check_command_line({"partial": "yes please"}), "partial", "'yes please'")
+
+
+def test_the_scales_that_are_shipped_hold():
+    for file in CONFIG_FOLDER.glob("*.yaml"):
+        built = Matrix(file.stem)
+        assert built.runs() and all(resolved(built, run).scale == file.stem for run in built.runs())
+        for run in built.runs():
+            if run.algorithm == "pwm":
+                assert run.task in built.tasks_of(built.model_of(run))
+
+
+@pytest.mark.parametrize("text", ["3e-4", "3E-4", "+3e-4", "0.3e-3", "0.0003", "3.e-4"])
+def test_numbers_are_read_as_yaml_1_2_does(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(f"x: {text}\ny: [{text}, -2e3, 1e, e5, 1-2e3]\n")
+    data = read_yaml(tmp_path / "a.yaml")
+    assert data == {"x": 3e-4, "y": [3e-4, -2000.0, "1e", "e5", "1-2e3"]}
+
+
+def test_anchors_merge_and_may_be_overridden(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n")
+    assert read_yaml(tmp_path / "a.yaml")["b"] == {"x": 3, "y": 2}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DataConfig(scale="test", task="hopper", seed=3, settings=CollectConfig(noise=(0.1, 1e-7), behaviour="replay")),
+        model_config("hopper", "walker-walk", bins=11, learning_rate=1.2345678912345e-17),
+        run_config("hopper", gamma=1 / 3, online={"num_envs": 5}),
+        run_config("hopper", world_model="ünïcode: # [x]"),
+    ],
+    ids=["data", "model", "run", "text"],
+)
+def test_a_resolved_config_round_trips(tmp_path, config):
+    (tmp_path / "config.yaml").write_text(dump(config), encoding="utf-8")
+    again = load(type(config), tmp_path / "config.yaml")
+    assert again == config and dump(again) == dump(config)
+    (tmp_path / "config.json").write_text(json.dumps(config.model_dump(mode="json")), encoding="utf-8")
+    assert load(type(config), tmp_path / "config.json") == config
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        ExtractConfig().updates = 3
+
+
+trees = st.recursive(
+    st.integers(), lambda inner: st.dictionaries(st.sampled_from("abcd"), inner, min_size=1, max_size=3), max_leaves=8
+)
+mappings = st.dictionaries(st.sampled_from("abcd"), trees, max_size=3)
+
+
+def leaves(tree, path=()):
+    """All paths to what is no mapping."""
+    if not isinstance(tree, dict):
+        return {path: tree}
+    return {at: leaf for key, value in tree.items() for at, leaf in leaves(value, (*path, key)).items()}
+
+
+@settings(max_examples=50, deadline=None)
+@given(mappings, mappings)
+def test_merge(base, change):
+    before = json.dumps([base, change])
+    merged = merge(base, change)
+    assert json.dumps([base, change]) == before  # neither is touched
+    assert leaves(change).items() <= leaves(merged).items()
+    assert merge(base, {}) == base and merge(base, change, {}) == merged and merge(merged, change) == merged
+    untouched = {
+        p: v for p, v in leaves(base).items() if not any(q[: len(p)] == p or p[: len(q)] == q for q in leaves(change))
+    }
+    assert untouched.items() <= leaves(merged).items()
+
+
+def test_defaults_are_the_papers():
+    """Read off the paper's section 2, not off the code."""
+    extract, model = ExtractConfig(), PretrainConfig()
+    assert (extract.updates, extract.batch_size, extract.horizon) == (10_000, 512, 16)
+    assert (extract.gamma, extract.td_lambda, extract.betas) == (0.99, 0.95, (0.7, 0.95))
+    assert (extract.actor_units, extract.critic_units, extract.critics) == ((400, 200, 100), (400, 200), 3)
+    assert (extract.actor_lr, extract.critic_lr, extract.final_lr) == (5e-4, 5e-4, 1e-5)
+    assert (extract.actor_grad_norm, extract.critic_grad_norm) == (1.0, 100.0)
+    assert (extract.critic_passes, extract.critic_minibatches) == (8, 4)
+    assert (model.horizon, model.rho, model.learning_rate, model.grad_norm) == (16, 0.99, 3e-4, 20.0)
+    assert (model.world_model.simnorm_dim, model.world_model.task_dim) == (8, 96)
+    assert (model.world_model.reward_low, model.world_model.reward_high) == (-10.0, 10.0)
+    assert WorldModelConfig(size="48").reward_bins == 101 and set(SUITES) >= {"locomotion", "mt30"}
+
+
+def command(folder, *words):
+    """Run a stage as a user does; its error output must be one line."""
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, words)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == ""
+    return done.stderr
+
+
+def write_config(path, config):
+    path.write_text(dump(config), encoding="utf-8")
+    return path
+
+
+def test_stages_refuse_in_one_line(tmp_path):
+    """The commands themselves: exit code 2, one line on stderr, no traceback, and nothing is written."""
+    data = write_episodes(tmp_path / "data", "hopper")
+    with (data / "reward.npy").open("r+b") as file:
+        file.seek(-5, 2)
+        file.write(b"x")
+    settings = model_config("hopper")
+    model = write_config(tmp_path / "model.yaml", settings)
+    save_checkpoint(
+        tmp_path / "model",
+        build_model(settings.settings, ("hopper",)).state_dict(),
+        {"model": settings.model_dump(mode="json")},
+    )
+    other = write_config(tmp_path / "walker.yaml", run_config("walker-walk"))
+    unknown = write_config(tmp_path / "unknown.yaml", run_config("hopper", algorithm="pppo"))
+    out = tmp_path / "out"
+    assert "none.yaml" in command(tmp_path, "pwm.collect", "--config", "none.yaml", "--out", out)
+    pretrain = command(tmp_path, "pwm.pretrain", "--config", model, "--data", data, "--out", out)
+    assert "reward.npy" in pretrain and "checksum" in pretrain
+    extract = ("pwm.extract", "--data", data, "--out", out)
+    wrong = command(tmp_path, *extract, "--config", other, "--model", tmp_path / "model")
+    assert "'walker-walk'" in wrong and "model of hopper" in wrong
+    assert "'ppo'" in command(tmp_path, "baselines", "--config", unknown, "--out", out)
+    assert "config.yaml" in command(tmp_path, "pwm.evaluate", "--run", tmp_path / "nothing")
+    assert not out.exists()
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    save_checkpoint(tmp_path / "c", {"w": torch.arange(6.0).view(2, 3)}, {"kind": "x"})
+    return tmp_path / "c"
+
+
+def test_checkpoint_round_trip(checkpoint):
+    tensors, saved = load_checkpoint(checkpoint)
+    assert saved == {"format": 1, "kind": "x"} and tensors["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert sorted(path.name for path in checkpoint.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_damaged_checkpoints_are_refused(checkpoint, name):
+    file = checkpoint / name
+    whole = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for broken in (b"", whole[:-1], whole[:20], rng.bytes(200)):
+        file.write_bytes(broken)
+        refusal(lambda: load_checkpoint(checkpoint), str(checkpoint), "damaged", "delete")
+    file.unlink()
+    refusal(lambda: load_checkpoint(checkpoint), str(checkpoint), "missing", "delete")
+
+
+def test_a_checkpoint_of_another_format_is_refused(checkpoint):
+    for content in ('{"format": 2}', "{}"):
+        (checkpoint / "config.json").write_text(content)
+        refusal(lambda: load_checkpoint(checkpoint), "format", "expected 1")
+
+
+def test_tiny_is_smaller_than_any_size():
+    """The sizes the tests use are given beside a size and win over it."""
+    config = validate(WorldModelConfig, {"size": "317", **TINY}, "here")
+    assert config.latent_dim == 16 and config.reward_bins == 101
+    assert EVALUATION.episodes == 2

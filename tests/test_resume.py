@@ -1,0 +1,297 @@
+"""A run that is killed and started again ends bit for bit as one that was never killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from support import model_config, refusal, run_config, write_episodes
+
+from baselines import ppo
+from pwm import collect as collection
+from pwm.agent import ModelTrainer
+from pwm.collect import collect
+from pwm.config import CollectConfig, DataConfig, ExtractConfig, validate
+from pwm.data.episodes import FILES, Episodes
+from pwm.extract import extract, make_trainer
+from pwm.online import train_online
+from pwm.pretrain import build_model, load_model, pretrain
+from pwm.runs import Run, load_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Killed(Exception):
+    """Stands for the signal that ends a run."""
+
+
+class MortalRun(Run):
+    """A run that saves at every opportunity and dies in the middle of the work after its n-th save."""
+
+    def __init__(self, out, config, saves):
+        super().__init__(out, config, save_every=0.0)
+        self.saves_left = saves
+
+    def save_state(self, make_state):
+        if self.saves_left == 0:
+            raise Killed
+        super().save_state(make_state)
+        self.saves_left -= 1
+
+
+def killed_and_resumed(out, config, work, kills):
+    """Start `work(run)` again after every kill, each time in a world that moved on, then let it end."""
+    for saves in kills:
+        with pytest.raises(Killed):
+            work(MortalRun(out, config, saves))
+        torch.rand(7), np.random.rand(7)  # noqa: NPY002 - what a new process draws before it resumes
+    run = Run(out, config, save_every=0.0)
+    assert (run.state_folder / "state.pt").exists()
+    work(run)
+    assert not run.state_folder.exists()
+
+
+def unbroken(out, config, work):
+    work(Run(out, config))
+
+
+def same_files(a, b, checkpoint="."):
+    """Equal weights and equal metrics, but for the time they took; as many rows as an unbroken run has."""
+    x, y = (load_file(folder / checkpoint / "model.safetensors") for folder in (a, b))
+    assert x.keys() == y.keys()
+    for name in x:
+        assert torch.equal(x[name], y[name]), name
+    metrics = [pd.read_csv(folder / "metrics.csv").drop(columns="wall_time_s") for folder in (a, b)]
+    pd.testing.assert_frame_equal(*metrics, check_exact=True)
+    assert metrics[0]["updates"].is_monotonic_increasing and metrics[0]["updates"].is_unique
+
+
+@pytest.fixture(autouse=True)
+def states_lie_in_the_tests_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path):
+    return Episodes.open(write_episodes(tmp_path / "data", "hopper"))
+
+
+@pytest.mark.parametrize("bins", [0, 11])
+def test_pretraining(tmp_path, data, bins):
+    config = model_config("hopper", bins=bins)
+    unbroken(tmp_path / "a", config, lambda run: pretrain(run, [data]))
+    killed_and_resumed(tmp_path / "b", config, lambda run: pretrain(run, [data]), kills=[7, 5])
+    same_files(tmp_path / "a", tmp_path / "b")
+    model, saved = load_model(tmp_path / "a")
+    assert saved == config
+    start = build_model(config.settings, config.tasks)
+    assert not torch.equal(model.encoder[0].linear.weight, start.encoder[0].linear.weight)
+    if not bins:  # rewards are learned in units of their deviation in the data
+        reward = np.concatenate([row[:n] for row, n in zip(data.reward, data.length, strict=True)])
+        assert model.reward_scale.item() == pytest.approx(reward.std(dtype=np.float64), rel=1e-5)
+
+
+def test_multitask_pretraining(tmp_path):
+    tasks = ("hopper", "cartpole-swingup")
+    data = [Episodes.open(write_episodes(tmp_path / task, task)) for task in tasks]
+    config = model_config(*tasks, bins=11)
+    unbroken(tmp_path / "a", config, lambda run: pretrain(run, data))
+    killed_and_resumed(tmp_path / "b", config, lambda run: pretrain(run, data), kills=[11])
+    same_files(tmp_path / "a", tmp_path / "b")
+
+
+def fresh_model(config):
+    torch.manual_seed(9)
+    return build_model(config.settings, config.tasks).eval()
+
+
+def test_extraction(tmp_path, data):
+    model, config = model_config("cartpole-swingup", "hopper", bins=11), run_config("hopper")
+
+    def work(run):
+        weights = fresh_model(model)
+        torch.manual_seed(run.config.seed)
+        extract(run, weights, model, data)
+
+    unbroken(tmp_path / "a", config, work)
+    killed_and_resumed(tmp_path / "b", config, work, kills=[4, 3])
+    same_files(tmp_path / "a", tmp_path / "b", "policy")
+    rows = pd.read_csv(tmp_path / "a" / "metrics.csv")
+    assert rows["updates"].tolist() == [0, 6, 12] and (rows["env_steps"] == 0).all()
+
+
+@pytest.mark.parametrize("bins", [0, 11])
+def test_online_training(tmp_path, bins):
+    online = {"num_envs": 3, "replay_capacity": 30, "model_updates": 2, "model_batch_size": 8}
+    model, config = model_config("hopper", bins=bins), run_config("hopper", horizon=4, online=online)
+
+    def work(run):
+        weights = fresh_model(model)
+        torch.manual_seed(run.config.seed)
+        train_online(run, weights, model)
+
+    unbroken(tmp_path / "a", config, work)
+    killed_and_resumed(tmp_path / "b", config, work, kills=[5, 3])  # after the ring of 10 steps has wrapped, too
+    same_files(tmp_path / "a", tmp_path / "b", "policy")
+    assert pd.read_csv(tmp_path / "a" / "metrics.csv")["env_steps"].tolist() == [0, 6 * 4 * 3, 12 * 4 * 3]
+
+
+def test_ppo(tmp_path):
+    settings = {"env_steps": 300, "num_envs": 3, "n_steps": 20, "batch_size": 20, "n_epochs": 2, "units": [16]}
+    config = run_config("hopper", "ppo", **settings)
+    unbroken(tmp_path / "a", config, ppo.train)
+    killed_and_resumed(tmp_path / "b", config, ppo.train, kills=[2, 1])
+    same_files(tmp_path / "a", tmp_path / "b", "policy")
+    assert pd.read_csv(tmp_path / "a" / "metrics.csv")["env_steps"].tolist() == [0, 180, 300]
+
+
+def collect_config(behaviour):
+    learner = {"env_steps": 200, "units": (8,), "batch_size": 8, "random_steps": 60, "checkpoints": 2}
+    settings = CollectConfig(behaviour=behaviour, episodes=4, learner=learner)
+    return DataConfig(scale="test", task="hopper", seed=1, settings=settings)
+
+
+@pytest.mark.parametrize("behaviour", ["replay", "checkpoints"])
+def test_collection_by_a_learner(tmp_path, behaviour, monkeypatch):
+    config = collect_config(behaviour)
+    unbroken(tmp_path / "a", config, lambda run: collect(run, tmp_path / "a"))
+    work = lambda run: collect(run, tmp_path / "b")  # noqa: E731
+    if behaviour == "checkpoints":  # killed once more when the learner is done and half of the episodes are written
+        roll_out, calls = collection.roll_out, iter(range(9))
+
+        def dying(*arguments):
+            if next(calls) == 1:
+                raise Killed
+            roll_out(*arguments)
+
+        monkeypatch.setattr(collection, "roll_out", dying)
+        with pytest.raises(Killed):
+            work(Run(tmp_path / "b", config, save_every=0.0))
+        assert not (tmp_path / "b").exists()
+        killed_and_resumed(tmp_path / "b", config, work, kills=[])
+    else:
+        killed_and_resumed(tmp_path / "b", config, work, kills=[20, 100])  # acting at random, and in training
+    a, b = (Episodes.open(tmp_path / name).meta for name in "ab")
+    assert a.model_dump() == b.model_dump() and set(a.sha256) == set(FILES)
+
+
+SIGKILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}]
+import torch
+from support import model_config
+from pwm.data.episodes import Episodes
+from pwm.pretrain import pretrain
+from pwm.runs import Run
+
+saves, save = 0, torch.save
+
+def die_while_writing(state, path):
+    global saves
+    saves += 1
+    save(state, path)
+    if saves == 6:
+        Path(path).write_bytes(Path(path).read_bytes()[:1000])  # half a file
+        os.kill(os.getpid(), signal.SIGKILL)
+
+torch.save = die_while_writing
+run = Run(Path({out!r}), model_config("hopper"), save_every=0.0)
+pretrain(run, [Episodes.open({data!r})])
+"""
+
+
+def test_sigkill_in_the_middle_of_a_save(tmp_path, data):
+    config, out = model_config("hopper"), tmp_path / "results" / "b"
+    program = SIGKILLED.format(tests=str(ROOT / "tests"), out=str(out), data=str(tmp_path / "data"))
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == -signal.SIGKILL
+    assert not out.exists()  # nothing under the results before the run is done
+    run = Run(out, config)
+    assert run.state_folder.is_relative_to(tmp_path / "state" / "b")
+    assert torch.load(run.state_folder / "state.pt", weights_only=True)["state"]["update"] == 5
+    pretrain(run, [data])
+    unbroken(tmp_path / "a", config, lambda run: pretrain(run, [data]))
+    same_files(tmp_path / "a", out)
+
+
+def test_an_unfinished_optimiser_would_show(tmp_path, data, monkeypatch):
+    """The comparison is sharp: a resume that forgets the optimiser's moments ends elsewhere."""
+    config = model_config("hopper")
+    unbroken(tmp_path / "a", config, lambda run: pretrain(run, [data]))
+    monkeypatch.setattr(ModelTrainer, "restore", lambda self, state: self.model.load_state_dict(state["model"]))
+    killed_and_resumed(tmp_path / "b", config, lambda run: pretrain(run, [data]), kills=[10])
+    with pytest.raises(AssertionError):
+        same_files(tmp_path / "a", tmp_path / "b")
+
+
+def test_another_config_starts_anew(tmp_path, data):
+    with pytest.raises(Killed):
+        pretrain(MortalRun(tmp_path / "a", model_config("hopper"), saves=3), [data])
+    assert Run(tmp_path / "a", model_config("hopper")).load_state()["update"] == 3
+    assert Run(tmp_path / "a", model_config("hopper", learning_rate=1e-3)).load_state() is None
+    assert Run(tmp_path / "a", model_config("hopper", seed=1)).load_state() is None
+
+
+def test_damaged_state_is_refused(tmp_path):
+    run = Run(tmp_path / "a", model_config("hopper"), save_every=0.0)
+    run.save_state(lambda: {"x": torch.ones(3)})
+    state = run.state_folder / "state.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    refusal(run.load_state, str(state), "delete it")
+
+
+def test_divergence_stops_the_run_and_keeps_its_state(tmp_path, data, monkeypatch):
+    update, losses = ModelTrainer.update, iter([0.1] * 4 + [float("nan")])
+    broken = lambda self, batch: update(self, batch) | {"reward_loss": torch.tensor(next(losses))}  # noqa: E731
+    monkeypatch.setattr(ModelTrainer, "update", broken)
+    run = Run(tmp_path / "a", model_config("hopper"), save_every=0.0)
+    with pytest.raises(FloatingPointError, match="reward_loss is nan"):
+        pretrain(run, [data])
+    assert torch.load(run.state_folder / "state.pt", weights_only=True)["state"]["update"] == 4
+    assert not (tmp_path / "a" / "model.safetensors").exists()
+
+
+def test_wall_time_counts_training_only(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("pwm.runs.time.time", lambda: clock[0])
+    config = model_config("hopper")
+    run = Run(tmp_path / "a", config, save_every=5.0)
+    clock[0] += 4
+    run.save_state(dict)  # too early
+    assert run.load_state() is None
+    with run.pause():
+        clock[0] += 50
+    clock[0] += 3
+    assert run.wall_time == 7
+    run.save_state(dict)
+    clock[0] += 1000  # killed, and started again later
+    again = Run(tmp_path / "a", config)
+    assert again.load_state() == {}
+    clock[0] += 2
+    assert again.wall_time == 9
+
+
+def test_manifest_says_what_made_the_model(tmp_path, data):
+    config = model_config("hopper", seed=5)
+    unbroken(tmp_path / "a", config, lambda run: pretrain(run, [data]))
+    tensors, saved = load_checkpoint(tmp_path / "a")
+    assert saved["format"] == 1 and saved["model"] == config.model_dump(mode="json")
+    manifest = pd.read_json(tmp_path / "a" / "manifest.json", typ="series")
+    last = pd.read_csv(tmp_path / "a" / "metrics.csv").iloc[-1]
+    assert manifest["seed"] == 5 and manifest["updates"] == 20 and manifest["versions"]["torch"] == torch.__version__
+    assert manifest["reward_loss"] == pytest.approx(last["reward_loss"])
+    assert manifest["train_wall_s"] >= 0 and manifest["device"] == str(next(iter(tensors.values())).device)
+
+
+def test_trainer_state_is_whole():
+    """Whatever a trainer changes in an update is in its state, by the attributes it has."""
+    settings = validate(ExtractConfig, run_config("hopper").settings, "settings")
+    trainer = make_trainer(settings, fresh_model(model_config("hopper")), torch.device("cpu"))
+    assert vars(trainer).keys() - {"model", "config"} == trainer.state().keys()
