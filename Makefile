@@ -1,6 +1,7 @@
 # make env        the environment .venv, as requirements.lock says
 # make test       the test suite             (PYTEST_ARGS="-k hopper" picks tests)
 # make reproduce  everything, and a report   (SCALE=test, demo, laptop or paper)
+# make readme     the README's figures and numbers, from a finished SCALE
 # make lint, make format                     checks and formatting of Python and Snakemake files
 # make lock       requirements.lock anew, after a pin changed in pyproject.toml
 
@@ -14,7 +15,7 @@ BIN := .venv/bin
 WITH_PATH := PATH="$(CURDIR)/$(BIN):$$PATH"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env test reproduce lint format lock
+.PHONY: env test reproduce readme lint format lock
 .DEFAULT_GOAL := env
 
 env: .venv/.stamp
@@ -34,6 +35,9 @@ test: env
 reproduce: env
 	$(WITH_PATH) $(BIN)/snakemake --cores all --config scale=$(SCALE)
 	$(WITH_PATH) $(BIN)/snakemake --cores all --config scale=$(SCALE) --report results/$(SCALE)/report.html
+
+readme: env
+	$(BIN)/python -m workflows.readme --scale $(SCALE)
 
 lint: env
 	$(BIN)/ruff check .

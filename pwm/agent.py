@@ -163,12 +163,22 @@ class ModelTrainer:
         self.model, self.config = model, config
         self.optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One gradient step on one batch of windows; returns the loss, its terms and the gradient norm."""
+    def update(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """One gradient step on one batch of windows.
+
+        Args:
+            batch: the windows.
+            progress: share of training done, which sets the learning rate.
+
+        Returns:
+            The loss, its terms and the gradient norm.
+        """
+        config = self.config
+        self.optimiser.param_groups[0]["lr"] = linear_decay(config.learning_rate, config.final_lr, progress)
         parameters = list(self.model.parameters())
-        loss, terms = world_model_loss(self.model, batch, self.config)
+        loss, terms = world_model_loss(self.model, batch, config)
         gradients = torch.autograd.grad(loss, parameters)
-        norm = apply_gradients(self.optimiser, parameters, gradients, self.config.grad_norm)
+        norm = apply_gradients(self.optimiser, parameters, gradients, config.grad_norm)
         return {"model_loss": loss.detach(), **terms, "model_grad_norm": norm}
 
     def state(self) -> dict:

@@ -18,7 +18,7 @@ from pwm.config import CollectConfig, DataConfig, LearnerConfig
 from pwm.data.episodes import EpisodeWriter
 from pwm.envs import TaskVectorEnv
 from pwm.envs.tasks import Task, get_task
-from pwm.errors import exit_on_user_error
+from pwm.errors import UserError, exit_on_user_error
 from pwm.runs import Run
 
 if TYPE_CHECKING:
@@ -170,6 +170,8 @@ def collect(run: Run, out: Path) -> None:
         learner, policies = train_learner(run, task, settings.learner)
     if settings.behaviour == "replay":
         finished = int(learner.replay_buffer.dones[: learner.replay_buffer.size()].sum())
+        if not finished:
+            raise UserError(f"{task.name}: learner.env_steps {settings.learner.env_steps} ends no episode; raise it")
         episodes = min(episodes, finished)
     sizes = (task.observation_dim, task.action_dim, task.episode_length)
     writer = EpisodeWriter(out, task.name, *sizes, episodes)

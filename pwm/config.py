@@ -86,7 +86,15 @@ class CollectConfig(Config):
     learner: LearnerConfig = LearnerConfig()
     noise: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0, 0.1, 0.3, 0.6)
     burst_probability: Share = 0.02  # per decision, of starting a burst
-    burst_length: tuple[Positive, Positive] = (4, 20)
+    burst_length: tuple[Positive, Positive] = (4, 20)  # shortest, longest
+
+    @model_validator(mode="after")
+    def _check(self) -> "CollectConfig":
+        if self.burst_length[0] > self.burst_length[1]:
+            raise ValueError(f"burst_length {list(self.burst_length)} must be [shortest, longest]")
+        if self.behaviour == "checkpoints" and self.episodes < self.learner.checkpoints:
+            raise ValueError(f"episodes {self.episodes} are fewer than learner.checkpoints {self.learner.checkpoints}")
+        return self
 
 
 class PretrainConfig(Config):
@@ -102,6 +110,7 @@ class PretrainConfig(Config):
     consistency_coef: Rate = 1.0
     reward_coef: Rate = 1.0
     learning_rate: Rate = 3e-4
+    final_lr: Rate = 3e-4  # reached linearly; constant in the paper. Online training goes on with it
     grad_norm: Rate = 20.0
 
 

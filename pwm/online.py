@@ -104,7 +104,7 @@ def train_online(run: runs.Run, model: WorldModel, model_config: ModelConfig) ->
             model.reward_scale.fill_(world.reward_scale.std)
         for _ in range(online.model_updates):
             batch = world.replay.sample(online.model_batch_size, model_config.settings.horizon)
-            model_metrics = model_trainer.update(to_device(batch, run.device))
+            model_metrics = model_trainer.update(to_device(batch, run.device), progress=1.0)
         if trainer.updates in points:
             curve_point(run, policy, world.env_steps, trainer.updates, **metrics, **model_metrics)
         run.save_state(

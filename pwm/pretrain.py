@@ -84,7 +84,7 @@ def pretrain(run: runs.Run, datasets: list[Episodes]) -> None:
         start = state["update"]
     log_every = max(settings.updates // LOG_POINTS, 1)
     for update in run.progress(settings.updates, start):
-        metrics = trainer.update(to_device(sampler.sample(), run.device))
+        metrics = trainer.update(to_device(sampler.sample(), run.device), update / settings.updates)
         done = update + 1
         if done % log_every == 0 or done == settings.updates:
             run.log({"updates": done, **metrics})

@@ -36,9 +36,8 @@ def identity(scale: str, run: RunId) -> dict[str, Any]:
 
 def score_row(scale: str, run: RunId, folder: Path) -> dict[str, Any]:
     """A run's row of scores.csv."""
-    evaluation, manifest = _read_json(folder / "eval.json"), _read_json(folder / "manifest.json")
-    facts = {name: evaluation[name] for name in [*EVALUATED, "eval_wall_s"]}
-    facts |= {name: manifest[name] for name in [*TRAINED, "device", "commit"]}
+    facts = _read_facts(folder / "eval.json", [*EVALUATED, "eval_wall_s"])
+    facts |= _read_facts(folder / "manifest.json", [*TRAINED, "device", "commit"])
     return identity(scale, run) | facts
 
 
@@ -106,10 +105,11 @@ def collate(scale: str, out: Path, partial: bool) -> None:
         write_atomically(out / f"{name}.csv", table.to_csv(index=False))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_facts(path: Path, names: list[str]) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: content[name] for name in names}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it and run snakemake again") from None
 
 

@@ -271,14 +271,15 @@ def same_parameters(a, b, **tolerance):
 
 def test_model_update_is_a_clipped_adam_step():
     torch.manual_seed(0)
-    settings, model = model_settings(learning_rate=1e-2, grad_norm=0.3), make_model()
+    settings, model = model_settings(learning_rate=1e-2, final_lr=2e-3, grad_norm=0.3), make_model()
     reference = copy.deepcopy(model)
-    trainer, optimiser = ModelTrainer(model, settings), torch.optim.Adam(reference.parameters(), lr=1e-2)
+    trainer, optimiser = ModelTrainer(model, settings), torch.optim.Adam(reference.parameters())
     norms = []
-    for _ in range(3):
+    for progress in (0.0, 0.5, 1.0):
         batch = make_batch(horizon=3, size=4)
-        metrics = trainer.update(batch)
+        metrics = trainer.update(batch, progress)
         loss, terms = world_model_loss(reference, batch, settings)
+        optimiser.param_groups[0]["lr"] = {0.0: 1e-2, 0.5: 6e-3, 1.0: 2e-3}[progress]
         norms.append(clipped_step(optimiser, reference, loss, 0.3))
         assert metrics["model_grad_norm"].item() == pytest.approx(norms[-1], rel=1e-4)
         assert metrics["model_loss"].item() == pytest.approx(loss.item(), rel=1e-4)

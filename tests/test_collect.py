@@ -1,5 +1,6 @@
 """How data is made: the perturbations' statistics, episodes cut right, roll-outs as a step-by-step loop has them."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +9,8 @@ from support import refusal
 
 from pwm import envs
 from pwm.collect import NUM_ENVS, Perturbed, collect, roll_out, write_replay
-from pwm.config import CollectConfig, DataConfig, validate
-from pwm.data.episodes import Episodes, EpisodeWriter
-from pwm.envs.tasks import get_task
+from pwm.config import CollectConfig, DataConfig
+from pwm.data.episodes import Episodes
 from pwm.runs import Run
 
 NEVER = {"burst_probability": 0.0}
@@ -80,7 +80,7 @@ def test_without_noise_the_policy_acts_clipped():
 def runs_of(mask):
     """Lengths of the runs of True, those that touch an end of the sequence left out."""
     edges = np.flatnonzero(np.diff(mask.astype(int)))
-    return [b - a for a, b in zip(edges, edges[1:], strict=False) if mask[a + 1]]
+    return [b - a for a, b in itertools.pairwise(edges) if mask[a + 1]]
 
 
 def test_bursts():
@@ -128,18 +128,18 @@ def test_random_behaviour_is_uniform():
 
 def test_roll_out_is_what_stepping_by_hand_gives():
     """Hopper falls at different times in each environment; a policy that reads the observation and the start flag."""
-    task, count = get_task("hopper"), 9
+    count = 9
 
     def behaviour(obs, first):
         return np.where(first[:, None], -1.0, np.sin(37 * obs[:, :3]))
 
     writer = MadeUpWriter()
-    roll_out(task, behaviour, count, 3, 5, writer)
+    roll_out(envs.make("hopper", 3, 77), behaviour, count, 5, writer)
     expected = []
     singles = [envs.make("hopper", 1, 5 + i) for i in range(3)]
     for i, env in enumerate(singles):
         obs, _ = env.reset(seed=5 + i)
-        first, ended_at, track = np.ones(1, bool), 0, ([obs[0]], [], [])
+        first, track = np.ones(1, bool), ([obs[0]], [], [])
         for t in range(500):
             action = behaviour(obs, first).astype(np.float32)
             obs, reward, terminated, truncated, info = env.step(action)
@@ -209,43 +209,25 @@ def test_random_collection(tmp_path):
 
 
 def test_every_checkpoint_has_its_share(tmp_path, monkeypatch):
-    """Seven episodes from three checkpoints: 2, 3 and 2, each with its noise levels in turn."""
+    """Seven episodes from three checkpoints: 2, 3 and 2, by three policies that differ, from seeds that differ."""
     calls = []
 
-    def record(task, behaviour, episodes, num_envs, seed, writer):
-        calls.append((episodes, num_envs, behaviour.noise.tolist(), seed))
-        roll_out(task, behaviour, episodes, num_envs, seed, writer)
+    def record(env, behaviour, episodes, seed, writer):
+        action = behaviour.policy(np.full((1, 11), 0.3, np.float32))
+        calls.append((episodes, seed, behaviour.noise.tolist(), action.tolist()))
+        roll_out(env, behaviour, episodes, seed, writer)
 
     monkeypatch.setattr("pwm.collect.roll_out", record)
-    learner = {"env_steps": 90, "units": (4,), "batch_size": 4, "random_steps": 80, "checkpoints": 3}
-    settings = {"behaviour": "checkpoints", "episodes": 7, "learner": learner, "noise": (0.0, 0.5)}
-    data = run_collect(tmp_path, **settings)
-    assert len(data.length) == 7
-    assert [call[0] for call in calls] == [2, 3, 2] and [call[1] for call in calls] == [2, 3, 2]
-    assert calls[1][2] == [0.0, 0.5, 0.0] and len({call[3] for call in calls}) == 3
+    learner = {"env_steps": 90, "units": (4,), "batch_size": 4, "random_steps": 20, "checkpoints": 3}
+    data = run_collect(tmp_path, behaviour="checkpoints", episodes=7, learner=learner, noise=(0.0, 0.5))
+    assert len(data.length) == 7 and [call[0] for call in calls] == [2, 3, 2]
+    assert len({call[1] for call in calls}) == 3 and calls[0][2] == [0.0, 0.5, 0.0, 0.5, 0.0, 0.5, 0.0]
+    assert len({str(call[3]) for call in calls}) == 3
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"behaviour": "replay", "episodes": 5, "learner": {"env_steps": 9}}, {"behaviour": "checkpoints", "episodes": 2}],
-    ids=["no whole episode in the replay", "fewer episodes than checkpoints"],
-)
-def test_too_little_to_collect_is_refused(tmp_path, settings):
-    """Before anything is learnt, where it can be known."""
-    small = {"units": (4,), "batch_size": 4, "random_steps": 80}
-    settings = {**settings, "learner": small | settings.get("learner", {})}
-
-    def work():
-        config = {"scale": "test", "task": "hopper", "seed": 2, "settings": settings}
-        run = Run(tmp_path / "run", validate(DataConfig, config, "config.yaml"))
-        collect(run, tmp_path / "set")
-
-    refusal(work, "episodes")
+def test_a_replay_without_a_whole_episode_is_refused(tmp_path):
+    learner = {"env_steps": 9, "units": (4,), "batch_size": 4}
+    refusal(
+        lambda: run_collect(tmp_path, behaviour="replay", learner=learner), "hopper", "learner.env_steps 9", "raise"
+    )
     assert not (tmp_path / "set").exists()
-
-
-def test_writer_refuses_what_does_not_fit(tmp_path):
-    """The numbers a data set is made of are checked where they are written."""
-    writer = EpisodeWriter(tmp_path / "set", "hopper", 1, 1, 8, 1)
-    with pytest.raises(ValueError, match="not finite"):
-        writer.add(np.full((3, 1), np.nan), np.zeros((2, 1)), np.zeros(2), True)

@@ -249,7 +249,7 @@ def test_damaged_state_is_refused(tmp_path):
 
 def test_divergence_stops_the_run_and_keeps_its_state(tmp_path, data, monkeypatch):
     update, losses = ModelTrainer.update, iter([0.1] * 4 + [float("nan")])
-    broken = lambda self, batch: update(self, batch) | {"reward_loss": torch.tensor(next(losses))}  # noqa: E731
+    broken = lambda *given: update(*given) | {"reward_loss": torch.tensor(next(losses))}  # noqa: E731
     monkeypatch.setattr(ModelTrainer, "update", broken)
     run = Run(tmp_path / "a", model_config("hopper"), save_every=0.0)
     with pytest.raises(FloatingPointError, match="reward_loss is nan"):

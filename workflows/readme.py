@@ -1,0 +1,57 @@
+"""Put a finished scale's figures and numbers into the README: python -m workflows.readme --scale demo
+
+Copies the figures into docs/<scale>/ and fills the README's marked sections with the table of scores and the costs.
+"""
+
+import argparse
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from pwm.errors import UserError, exit_on_user_error
+
+README = Path("README.md")
+
+
+def costs(benchmarks: Path) -> str:
+    """A Markdown table of jobs, time and memory by rule, from Snakemake's benchmark files."""
+    rows = []
+    for rule in sorted({file.relative_to(benchmarks).parts[0].removesuffix(".tsv") for file in benchmarks.rglob("*.tsv")}):
+        files = [*(benchmarks / rule).rglob("*.tsv"), *benchmarks.glob(f"{rule}.tsv")]
+        jobs = pd.concat(pd.read_csv(file, sep="\t", na_values="-") for file in files)
+        rows.append((rule, len(jobs), jobs["s"].sum() / 60, jobs["s"].max() / 60, jobs["max_rss"].max() / 1024))
+    rows.append(("all", *(sum(row[i] for row in rows) for i in (1, 2)), *(max(row[i] for row in rows) for i in (3, 4))))
+    lines = ["| rule | jobs | minutes in all | longest job, minutes | peak memory of a job, GiB |", "|---|--:|--:|--:|--:|"]
+    lines += [f"| {rule} | {n} | {total:.1f} | {longest:.1f} | {peak:.2f} |" for rule, n, total, longest, peak in rows]
+    return "\n".join(lines)
+
+
+def fill(text: str, section: str, content: str) -> str:
+    """`text` with what stands between the section's marks replaced."""
+    pattern = re.compile(rf"(<!-- {section} -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+    if not pattern.search(text):
+        raise UserError(f"{README}: no section <!-- {section} --> … <!-- end -->; put the marks back")
+    return pattern.sub(lambda marks: f"{marks[1]}\n{content.strip()}\n\n{marks[2]}", text)
+
+
+@exit_on_user_error
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m workflows.readme", description="Fill the README from a scale.")
+    parser.add_argument("--scale", required=True)
+    scale = parser.parse_args().scale
+    table = Path(f"results/{scale}/tables/per_task_scores.md")
+    if not table.exists():
+        raise UserError(f"{table} does not exist; run snakemake --cores all --config scale={scale} first")
+    docs = Path("docs") / scale
+    docs.mkdir(parents=True, exist_ok=True)
+    for figure in sorted(Path(f"figures/{scale}").glob("*.png")):
+        shutil.copy(figure, docs)
+    text = fill(README.read_text(encoding="utf-8"), "per_task_scores", table.read_text(encoding="utf-8"))
+    README.write_text(fill(text, "costs", costs(Path(f"results/{scale}/benchmarks"))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
