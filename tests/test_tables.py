@@ -145,5 +145,6 @@ def test_the_command_names_the_usual_places(partial):
     results = read_results(aggregates.__file__, aggregates.__doc__, arguments(partial, "demo", Path("/tmp/elsewhere")))
     assert results.command == (
         "python -m workflows.tables.aggregates --scores results/demo/scores.csv --curves results/demo/curves.csv "
-        "--expected results/demo/expected.csv --data results/demo/data.csv --scale demo --out results/demo/tables/aggregates"
+        "--expected results/demo/expected.csv --data results/demo/data.csv --scale demo "
+        "--out results/demo/tables/aggregates"
     )

@@ -3,28 +3,16 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from project_copy import PARTS, snakemake
 
 from pwm.matrix import Matrix
 
-ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("pwm", "baselines", "workflows", "profiles", "Snakefile", "environment.yml")
-BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.xdist_group("workflow")
-
-
-def snakemake(project: Path, *words: str) -> subprocess.CompletedProcess:
-    """Run Snakemake in `project` with the interpreter's own environment first on the path."""
-    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
-    env.pop("PYTHONPATH", None)
-    command = [str(BIN / "snakemake"), "--cores", "2", *words]
-    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=900, check=False)
 
 
 def planned(project: Path, *words: str) -> dict[str, int]:
@@ -33,22 +21,6 @@ def planned(project: Path, *words: str) -> dict[str, int]:
     assert done.returncode == 0, done.stdout + done.stderr
     stats = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE)
     return {rule: int(count) for rule, count in stats if rule not in ("total", "all")}
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in which the test scale has run once."""
-    folder = tmp_path_factory.mktemp("project")
-    for part in PARTS:
-        source = ROOT / part
-        copy = shutil.copytree if source.is_dir() and not source.is_symlink() else shutil.copy
-        if source.is_symlink():
-            (folder / part).symlink_to(os.readlink(source))
-        else:
-            copy(source, folder / part)
-    done = snakemake(folder, "--config", "scale=test")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 @pytest.fixture

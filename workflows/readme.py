@@ -17,14 +17,17 @@ README = Path("README.md")
 
 def costs(benchmarks: Path) -> str:
     """A Markdown table of jobs, time and memory by rule, from Snakemake's benchmark files."""
+    folders = sorted({file.relative_to(benchmarks).parts[0].removesuffix(".tsv") for file in benchmarks.rglob("*.tsv")})
     rows = []
-    for rule in sorted({file.relative_to(benchmarks).parts[0].removesuffix(".tsv") for file in benchmarks.rglob("*.tsv")}):
+    for rule in folders:
         files = [*(benchmarks / rule).rglob("*.tsv"), *benchmarks.glob(f"{rule}.tsv")]
         jobs = pd.concat(pd.read_csv(file, sep="\t", na_values="-") for file in files)
         rows.append((rule, len(jobs), jobs["s"].sum() / 60, jobs["s"].max() / 60, jobs["max_rss"].max() / 1024))
-    rows.append(("all", *(sum(row[i] for row in rows) for i in (1, 2)), *(max(row[i] for row in rows) for i in (3, 4))))
-    lines = ["| rule | jobs | minutes in all | longest job, minutes | peak memory of a job, GiB |", "|---|--:|--:|--:|--:|"]
-    lines += [f"| {rule} | {n} | {total:.1f} | {longest:.1f} | {peak:.2f} |" for rule, n, total, longest, peak in rows]
+    jobs, minutes, longest, peak = zip(*(row[1:] for row in rows), strict=True)
+    rows.append(("all", sum(jobs), sum(minutes), max(longest), max(peak)))
+    lines = ["| rule | jobs | minutes in all | longest job, minutes | peak memory of a job, GiB |"]
+    lines += ["|---|--:|--:|--:|--:|"]
+    lines += ["| {} | {} | {:.1f} | {:.1f} | {:.2f} |".format(*row) for row in rows]
     return "\n".join(lines)
 
 
