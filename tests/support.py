@@ -60,6 +60,30 @@ def make_batch(horizon: int, size: int, tasks: int = 1, observation_dim: int = 5
     )
 
 
+def reference_returns(problem, gamma, inputs=None, detach=True):
+    """J of every rollout, one at a time; the policy reads `inputs[b][h]` where given. Also what it read."""
+    model, actor, critic, start, task, noise, script = problem
+    returns, seen = [], []
+    for b in range(len(start)):
+        z, discount, total, read = start[b : b + 1], 1.0, 0.0, []
+        for h in range(len(noise)):
+            policy_input = inputs[b][h] if inputs else (z.detach() if detach else z)
+            read.append(policy_input.detach().clone())
+            action = actor(policy_input, noise[h, b : b + 1])
+            total = total + discount * model.reward(z, action, task[:1]).squeeze()
+            z = model.next(z, action, task[:1])
+            discount *= gamma
+            ended = script is not None and bool(script[0][h, b])
+            if ended or h == len(noise) - 1:
+                gone = script is not None and bool(script[1][h, b])
+                total = total + (0.0 if gone else discount * critic(z).min())
+            if ended:
+                z, discount = script[2][h, b : b + 1], 1.0
+        returns.append(total)
+        seen.append(read)
+    return torch.stack(returns), seen
+
+
 def write_episodes(folder: Path, task: str, lengths: tuple[int, ...] = (9, 6, 12), seed: int = 0) -> Path:
     """A data set of random numbers in the sizes of `task`."""
     sizes, rng = get_task(task), np.random.default_rng(seed)

@@ -12,16 +12,8 @@ os.environ.update(PYTHONPATH=str(ROOT))
 from pwm.errors import UserError
 from pwm.matrix import Matrix, ModelId, RunId, check_command_line
 
-FIGURES = sorted(
-    path.stem
-    for path in (ROOT / "workflows" / "figures").glob("[!_]*.py")
-    if path.stem != "style"
-)
-TABLES = sorted(
-    path.stem
-    for path in (ROOT / "workflows" / "tables").glob("[!_]*.py")
-    if path.stem != "common"
-)
+FIGURES = sorted(path.stem for path in (ROOT / "workflows" / "figures").glob("[!_]*.py") if path.stem != "style")
+TABLES = sorted(path.stem for path in (ROOT / "workflows" / "tables").glob("[!_]*.py") if path.stem != "common")
 
 
 def code(path):
@@ -30,14 +22,8 @@ def code(path):
 
 
 SHARED_CODE = {
-    "figures": [
-        code(f"{path}.py")
-        for path in ("pwm/statistics", "workflows/results", "workflows/figures/style")
-    ],
-    "tables": [
-        code(f"{path}.py")
-        for path in ("pwm/statistics", "workflows/results", "workflows/tables/common")
-    ],
+    "figures": [code(f"{path}.py") for path in ("pwm/statistics", "workflows/results", "workflows/figures/style")],
+    "tables": [code(f"{path}.py") for path in ("pwm/statistics", "workflows/results", "workflows/tables/common")],
 }
 
 
@@ -76,17 +62,13 @@ def run_id(wildcards, algorithm=None):
 
 def model_id(wildcards):
     """The world model that the wildcards name."""
-    return ModelId(
-        wildcards.suite, wildcards.variant, wildcards.tasks, int(wildcards.seed)
-    )
+    return ModelId(wildcards.suite, wildcards.variant, wildcards.tasks, int(wildcards.seed))
 
 
 def model_data(wildcards):
     """The data sets a world model is trained on, in the order of its tasks."""
     tasks = matrix(wildcards.scale).tasks_of(model_id(wildcards))
-    return [
-        f"results/{wildcards.scale}/data/{task}/episodes/meta.json" for task in tasks
-    ]
+    return [f"results/{wildcards.scale}/data/{task}/episodes/meta.json" for task in tasks]
 
 
 def model_of_run(wildcards):
@@ -100,9 +82,7 @@ def run_files(name):
 
     def of_scale(wildcards):
         folder = f"results/{wildcards.scale}/runs"
-        files = [
-            f"{folder}/{run.path}/{name}" for run in matrix(wildcards.scale).runs()
-        ]
+        files = [f"{folder}/{run.path}/{name}" for run in matrix(wildcards.scale).runs()]
         return [file for file in files if Path(file).exists()] if PARTIAL else files
 
     return of_scale
@@ -111,9 +91,7 @@ def run_files(name):
 def data_files(wildcards):
     """The description of every data set of the scale; with `--config partial=true` only where it exists."""
     names = matrix(wildcards.scale).data_sets()
-    files = [
-        f"results/{wildcards.scale}/data/{task}/episodes/meta.json" for task in names
-    ]
+    files = [f"results/{wildcards.scale}/data/{task}/episodes/meta.json" for task in names]
     return [file for file in files if Path(file).exists()] if PARTIAL else files
 
 
