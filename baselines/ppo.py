@@ -49,15 +49,16 @@ def train(run: "Run") -> None:
 
     from pwm import envs
     from pwm.envs.sb3 import SB3VecEnv
-    from pwm.evaluate import curve_point
+    from pwm.evaluate import curve_point, episode_seed
     from pwm.sb3 import learn
 
     settings = config.validate(Settings, run.config.settings, "settings")
-    env = SB3VecEnv(envs.make(run.config.task, settings.num_envs, run.config.seed))
+    env = SB3VecEnv(envs.make(run.config.task, settings.num_envs))
     normalised = VecNormalize(env, gamma=settings.gamma, clip_obs=CLIP_OBS)
     own = settings.model_dump(exclude={"env_steps", "num_envs", "units"})
     policy_kwargs = {"net_arch": list(settings.units), "activation_fn": nn.Tanh}
     learner = PPO("MlpPolicy", normalised, policy_kwargs=policy_kwargs, seed=run.config.seed, device=run.device, **own)
+    normalised.seed(episode_seed("training", run.config.seed))  # the learner has seeded it with the bare run seed
     points = run.config.evaluation.curve_points
     progress = {"points": -1}
 

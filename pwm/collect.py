@@ -83,7 +83,9 @@ class Perturbed:
 
 
 def roll_out(env: TaskVectorEnv, behaviour: Behaviour, episodes: int, seed: int, writer: EpisodeWriter) -> None:
-    """Append `episodes` whole episodes of a behaviour, in the order they end.
+    """Append `episodes` whole episodes of a behaviour: the first ones of each environment, in equal numbers.
+
+    Taking whatever ends first would prefer short episodes.
 
     Args:
         env: N environments of the task.
@@ -95,19 +97,19 @@ def roll_out(env: TaskVectorEnv, behaviour: Behaviour, episodes: int, seed: int,
     obs, _ = env.reset(seed=seed)
     first = np.ones(env.num_envs, dtype=bool)
     tracks: list[list[tuple]] = [[] for _ in range(env.num_envs)]
-    left = episodes
+    left = np.diff(np.linspace(0, episodes, env.num_envs + 1).round().astype(int))
     with tqdm(total=episodes, desc=f"{env.task.name} episodes", unit="episode", mininterval=2.0, leave=False) as bar:
-        while left > 0:
+        while left.any():
             action = behaviour(obs, first).astype(np.float32)
             following, reward, terminated, truncated, info = env.step(action)
             first = terminated | truncated
             for i in range(env.num_envs):
                 tracks[i].append((obs[i], action[i], reward[i]))
-                if first[i] and left > 0:
+                if first[i] and left[i]:
                     observations, actions, rewards = map(np.array, zip(*tracks[i], strict=True))
                     final = info["final_obs"][i : i + 1]
                     writer.add(np.concatenate([observations, final]), actions, rewards, bool(terminated[i]))
-                    left -= 1
+                    left[i] -= 1
                     bar.update()
                 if first[i]:
                     tracks[i] = []

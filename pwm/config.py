@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pwm.errors import UserError
 
 Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=1000)]  # `pwm.evaluate.episode_seed` keeps that many runs apart
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -162,7 +163,7 @@ class RunConfig(Config):
     task: str
     algorithm: str
     variant: str
-    seed: Count
+    seed: Seed
     settings: dict[str, Any]  # validated by the algorithm's own class
     evaluation: EvaluationConfig
 
@@ -172,7 +173,7 @@ class DataConfig(Config):
 
     scale: str
     task: str
-    seed: Count
+    seed: Seed
     settings: CollectConfig
 
 
@@ -183,7 +184,7 @@ class ModelConfig(Config):
     suite: str
     variant: str
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
-    seed: Count
+    seed: Seed
     settings: PretrainConfig
 
 

@@ -20,8 +20,13 @@ from pwm.config import RunConfig
 from pwm.envs.tasks import RETURN_UNIT, get_task
 from pwm.errors import UserError, exit_on_user_error
 
-# Episode seeds of run k start at base + 1000 k: training, learning-curve and final evaluation never share one.
-FINAL_SEED, CURVE_SEED = 1_000_000, 2_000_000
+# First episode seeds by purpose; run k's start 1000 k later, so that no two runs or purposes share an episode.
+FIRST_SEED = {"training": 0, "final": 1_000_000, "curve": 2_000_000}
+
+
+def episode_seed(purpose: str, run_seed: int) -> int:
+    """Seed of the first environment of run `run_seed`, below 1000, for a purpose of `FIRST_SEED`; the next ones follow."""
+    return FIRST_SEED[purpose] + 1000 * run_seed
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def curve_point(run: runs.Run, policy: Policy, env_steps: int, updates: int, **m
     """
     settings: RunConfig = run.config
     with run.pause():
-        seed = CURVE_SEED + 1000 * settings.seed
+        seed = episode_seed("curve", settings.seed)
         result = evaluate(policy, settings.task, settings.evaluation.curve_episodes, seed)
     row = {"env_steps": env_steps, "updates": updates, "wall_time_s": 0.0}
     row |= {"return": result.returns.mean(), "success": result.success_last.mean()}
@@ -100,7 +105,7 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
     algorithms.check(run_config.algorithm, run_config.suite)
     began = time.time()
     policy = algorithms.load_policy(run_config.algorithm, folder / "policy")
-    seed, episodes = FINAL_SEED + 1000 * run_config.seed, run_config.evaluation.episodes
+    seed, episodes = episode_seed("final", run_config.seed), run_config.evaluation.episodes
     runs.seed_everything(seed)
     result = evaluate(policy, run_config.task, episodes, seed)
     rule = get_task(run_config.task).score

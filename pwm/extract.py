@@ -134,6 +134,10 @@ def main() -> None:
         raise UserError(
             f"{args.model}: world model of {trained}, not of '{run_config.task}'; pre-train one that has it"
         )
+    if settings.online and len(model_config.tasks) > 1:
+        raise UserError(
+            f"{args.model}: online training takes a world model of one task; pre-train one with tasks: each"
+        )
     run = runs.Run(args.out, run_config, args.tensorboard)
     if settings.online:
         from pwm.online import train_online

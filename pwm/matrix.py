@@ -183,6 +183,8 @@ class Matrix:
             resolved = shared
             if shared.tasks == "each":
                 own = settings.tasks[group[0]].get("world_models", {})
+                if "tasks" in own:
+                    raise UserError(f"{where} ({group[0]}): 'tasks' is set for the suite, not for a task; remove it")
                 resolved = config.validate(config.PretrainConfig, config.merge(changes, own), f"{where} ({group[0]})")
             for seed in range(resolved.seeds):
                 yield ModelConfig(

@@ -12,7 +12,7 @@ from pwm.agent import ModelTrainer, RunningVariance
 from pwm.config import ExtractConfig, ModelConfig
 from pwm.data.replay import Replay
 from pwm.envs.tasks import get_task
-from pwm.evaluate import curve_point, curve_updates
+from pwm.evaluate import curve_point, curve_updates, episode_seed
 from pwm.extract import finish, latent_policy, make_trainer
 from pwm.nn.world_model import WorldModel
 from pwm.pretrain import to_device
@@ -89,7 +89,8 @@ def train_online(run: runs.Run, model: WorldModel, model_config: ModelConfig) ->
     online = settings.online
     trainer = make_trainer(settings, model, run.device)
     model_trainer = ModelTrainer(model, model_config.settings)
-    world = OnlineEnvironment(run.config.task, online.num_envs, online.replay_capacity, run.config.seed, model)
+    seed = episode_seed("training", run.config.seed)
+    world = OnlineEnvironment(run.config.task, online.num_envs, online.replay_capacity, seed, model)
     policy = latent_policy(model, trainer.actor, 0, get_task(run.config.task).action_dim)
     if state := run.load_state():
         trainer.restore(state["trainer"])
