@@ -59,7 +59,10 @@ def evaluate(policy: Policy, task: str, episodes: int, seed: int) -> Evaluation:
     returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=int)
     last, anywhere = np.zeros(episodes, dtype=bool), np.zeros(episodes, dtype=bool)
     alive, first = np.ones(episodes, dtype=bool), np.ones(episodes, dtype=bool)
-    while alive.any():
+    steps = range(get_task(task).episode_length)
+    for _ in tqdm(steps, desc=f"{task} evaluation", unit="step", mininterval=2.0, leave=False):
+        if not alive.any():
+            break
         obs, reward, terminated, truncated, info = env.step(policy(obs, first))
         returns[alive] += reward[alive]
         lengths[alive] += 1
