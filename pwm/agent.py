@@ -93,11 +93,21 @@ class Objective(NamedTuple):
     next_value: Tensor  # [H, B], zero where the state terminated
 
 
-def objective(model: WorldModel, critic: Critic, path: Rollout, task: Tensor, gamma: float) -> Objective:
-    """J = Σ_{h<H} γ^h R(z_h, a_h) + γ^H min_k V_k(z_H), per rollout, closed early where an episode ends."""
+def objective(
+    model: WorldModel, critic: Critic, path: Rollout, task: Tensor, gamma: float, episodes_end: bool
+) -> Objective:
+    """J = Σ_{h<H} γ^h R(z_h, a_h) + γ^H min_k V_k(z_H), per rollout, closed early where an episode ends.
+
+    Args:
+        model, critic: R and V.
+        path: the rollout.
+        task: task indices [B].
+        gamma: γ.
+        episodes_end: whether they may end inside the window; if not, only V(z_H) is computed with its gradient.
+    """
     reward = model.reward(path.z, path.action, task)
     horizon, batch = reward.shape
-    if path.ends.any():  # every segment's last latent carries gradient
+    if episodes_end:  # every segment's last latent carries gradient
         value = critic.minimum(path.next_z.flatten(0, 1)).view(horizon, batch)
     else:
         with torch.no_grad():
@@ -212,7 +222,7 @@ class PolicyTrainer:
         self.actor_optimiser.param_groups[0]["lr"] = actor_lr
         noise = torch.randn(config.horizon, z.shape[0], self.model.action_dim, device=z.device)
         path = rollout(self.model, self.actor, z, task, noise, environment)
-        worth = objective(self.model, self.critic, path, task, config.gamma)
+        worth = objective(self.model, self.critic, path, task, config.gamma, environment is not None)
         self.return_scale.update(worth.returns.detach())
         parameters = list(self.actor.parameters())
         gradients = torch.autograd.grad(-worth.returns.mean() / self.return_scale.std, parameters)

@@ -22,6 +22,7 @@ from pwm.errors import UserError, exit_on_user_error
 from pwm.runs import Run
 
 if TYPE_CHECKING:
+    # Deviation D5: data of our own learner; the paper's come from hundreds of TD-MPC2 agents' replays.
     from stable_baselines3 import SAC
 
 NUM_ENVS = 20  # stepped together while a finished behaviour fills the data set
@@ -118,6 +119,7 @@ def roll_out(env: TaskVectorEnv, behaviour: Behaviour, episodes: int, seed: int,
 
 def train_learner(run: Run, task: Task, settings: LearnerConfig) -> tuple["SAC", list[nn.Module]]:
     """Train SAC online on the task; returns it with copies of its policy at equal distances, the last at the end."""
+    # Deviation D5: data of our own learner; the paper's come from hundreds of TD-MPC2 agents' replays.
     from stable_baselines3 import SAC
 
     from pwm.envs.sb3 import SB3VecEnv

@@ -98,7 +98,7 @@ def computed_returns(problem):
     model, actor, critic, z, task, noise, script = problem
     environment = FixedEnvironment(*script) if script else None
     path = rollout(model, actor, z, task, noise, environment)
-    return path, objective(model, critic, path, task, GAMMA)
+    return path, objective(model, critic, path, task, GAMMA, script is not None)
 
 
 def finite_differences(function, module, step=1e-6):
@@ -155,7 +155,7 @@ def test_no_gradient_crosses_a_reset():
     noise.requires_grad_()
     path = rollout(model, actor, z, task, noise, FixedEnvironment(ends, terminated, fresh))
     assert torch.equal(path.z[1], fresh[0])
-    total = objective(model, critic, path, task, GAMMA).returns.sum()
+    total = objective(model, critic, path, task, GAMMA, True).returns.sum()
     action = actor(z, noise[0])
     value = critic.minimum(model.next(z, action, task)) * (1 - terminated[0])
     segment = (model.reward(z, action, task) + GAMMA * value).sum()

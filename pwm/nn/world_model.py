@@ -61,6 +61,7 @@ class WorldModel(nn.Module):
         """Embeddings of task indices [B], each scaled down to norm 1 where it is longer: [B, e]; None for one task."""
         if self.task_embedding is None:
             return None
+        # Deviation D7: scaled where it is read, with its gradient; the public code rescales the weights in place.
         e = self.task_embedding(task)
         return e / e.norm(dim=-1, keepdim=True).clamp(min=1.0)
 
