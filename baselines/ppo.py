@@ -70,7 +70,7 @@ def train(run: "Run") -> None:
             curve_point(run, _policy(tensors, settings, run.config.task), steps, learner._n_updates)
 
     learn(learner, env, run, settings.env_steps, evaluate_when_due, progress)
-    run.finish(Path("policy"), _tensors(learner), {"run": run.config.model_dump(mode="json")}, task=run.config.task)
+    run.finish(Path("policy"), _tensors(learner), task=run.config.task)
     env.close()
 
 
@@ -79,7 +79,7 @@ def load_policy(folder: Path) -> Policy:
     from pwm.runs import load_checkpoint
 
     tensors, saved = load_checkpoint(folder)
-    run_config = config.validate(RunConfig, saved["run"], str(folder / "config.json"))
+    run_config = config.validate(RunConfig, saved["config"], str(folder / "config.json"))
     settings = config.validate(Settings, run_config.settings, str(folder / "config.json"))
     return _policy(tensors, settings, run_config.task)
 

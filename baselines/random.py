@@ -27,8 +27,7 @@ def train(run: "Run") -> None:
     from pwm.evaluate import curve_point
 
     curve_point(run, _policy(run.config.task, run.config.seed), env_steps=0, updates=0)
-    saved = {"task": run.config.task, "seed": run.config.seed}
-    run.finish(Path("policy"), {"none": torch.zeros(1)}, saved, task=run.config.task)
+    run.finish(Path("policy"), {"none": torch.zeros(1)}, task=run.config.task)
 
 
 def load_policy(folder: Path) -> Policy:
@@ -36,7 +35,7 @@ def load_policy(folder: Path) -> Policy:
     from pwm.runs import load_checkpoint
 
     _, saved = load_checkpoint(folder)
-    return _policy(saved["task"], saved["seed"])
+    return _policy(saved["config"]["task"], saved["config"]["seed"])
 
 
 def _policy(task: str, seed: int) -> Policy:

@@ -25,7 +25,7 @@ FIRST_SEED = {"training": 0, "final": 1_000_000, "curve": 2_000_000}
 
 
 def episode_seed(purpose: str, run_seed: int) -> int:
-    """Seed of the first environment of run `run_seed`, below 1000, for a purpose of `FIRST_SEED`; the next ones follow."""
+    """Seed of the first environment of a run, whose seed is below 1000, for a purpose of `FIRST_SEED`."""
     return FIRST_SEED[purpose] + 1000 * run_seed
 
 
@@ -107,6 +107,8 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
     run_config = config.load(RunConfig, folder / "config.yaml")
     algorithms.check(run_config.algorithm, run_config.suite)
     began = time.time()
+    trained_by = runs.saved_config(folder / "policy").get("config", {})
+    runs.check_same_config(run_config, trained_by, folder / "policy" / "config.json")
     policy = algorithms.load_policy(run_config.algorithm, folder / "policy")
     seed, episodes = episode_seed("final", run_config.seed), run_config.evaluation.episodes
     runs.seed_everything(seed)

@@ -89,8 +89,7 @@ def finish(run: runs.Run, trainer: PolicyTrainer, model_config: ModelConfig) -> 
     for name, value in trainer.model.state_dict().items():
         if name.startswith(("encoder.", "task_embedding.")):
             tensors[f"model.{name}"] = value
-    saved = {"run": run.config.model_dump(mode="json"), "model": model_config.model_dump(mode="json")}
-    run.finish(Path("policy"), tensors, saved, task=run.config.task)
+    run.finish(Path("policy"), tensors, {"model": model_config.model_dump(mode="json")}, task=run.config.task)
 
 
 def load_policy(folder: Path) -> Policy:
@@ -101,7 +100,7 @@ def load_policy(folder: Path) -> Policy:
         KeyError, RuntimeError: its weights do not fit its config.
     """
     tensors, saved = runs.load_checkpoint(folder)
-    run_config = config.validate(RunConfig, saved["run"], str(folder / "config.json"))
+    run_config = config.validate(RunConfig, saved["config"], str(folder / "config.json"))
     model_config = config.validate(ModelConfig, saved["model"], str(folder / "config.json"))
     settings = config.validate(ExtractConfig, run_config.settings, str(folder / "config.json"))
     model = build_model(model_config.settings, model_config.tasks)

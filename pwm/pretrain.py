@@ -35,7 +35,7 @@ def load_model(folder: Path) -> tuple[WorldModel, ModelConfig]:
         UserError: the checkpoint is missing, damaged or does not fit its config.
     """
     tensors, saved = runs.load_checkpoint(folder)
-    settings = config.validate(ModelConfig, saved.get("model", {}), str(folder / "config.json"))
+    settings = config.validate(ModelConfig, saved.get("config", {}), str(folder / "config.json"))
     model = build_model(settings.settings, settings.tasks)
     try:
         model.load_state_dict(tensors)
@@ -89,7 +89,7 @@ def pretrain(run: runs.Run, datasets: list[Episodes]) -> None:
         if done % log_every == 0 or done == settings.updates:
             run.log({"updates": done, **metrics})
         run.save_state(lambda: {"trainer": trainer.state(), "sampler": sampler.state(), "update": done})  # noqa: B023
-    run.finish(Path(), model.state_dict(), {"model": run.config.model_dump(mode="json")}, **metrics_summary(run))
+    run.finish(Path(), model.state_dict(), **metrics_summary(run))
 
 
 def metrics_summary(run: runs.Run) -> dict[str, float]:

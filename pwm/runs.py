@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from pwm.config import Config, dump
+from pwm.config import Config, dump, read_yaml
 from pwm.errors import UserError
 
 CHECKPOINT_FORMAT = 1
@@ -92,24 +92,59 @@ def save_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], config: dict
     write_atomically(folder / "config.json", json.dumps({"format": CHECKPOINT_FORMAT, **config}, indent=2))
 
 
+def saved_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a checkpoint.
+
+    Raises:
+        UserError: it is missing, damaged or of another format.
+    """
+    path = folder / "config.json"
+    mend = f"delete {folder} and run the rule that makes it again"
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: checkpoint is missing; {mend}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: checkpoint is damaged ({error}); {mend}") from None
+    if not isinstance(saved, dict) or saved.get("format") != CHECKPOINT_FORMAT:
+        found = saved.get("format") if isinstance(saved, dict) else "none"
+        raise UserError(f"{path}: checkpoint format is {found}, expected {CHECKPOINT_FORMAT}; {mend}")
+    return saved
+
+
 def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what `save_checkpoint` wrote: tensors by name, and the config.
 
     Raises:
         UserError: a file is missing, damaged or of another format.
     """
+    saved, path = saved_config(folder), folder / "model.safetensors"
     mend = f"delete {folder} and run the rule that makes it again"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config.get("format") != CHECKPOINT_FORMAT:
-            raise UserError(f"{folder}: checkpoint format {config.get('format')}, expected {CHECKPOINT_FORMAT}; {mend}")
-        return load_file(folder / "model.safetensors"), config
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename or folder}: checkpoint is missing; {mend}") from None
-    except UserError:
-        raise
+        return load_file(path), saved
+    except FileNotFoundError:
+        raise UserError(f"{path}: checkpoint is missing; {mend}") from None
     except Exception as error:  # safetensors raises its own kinds for every sort of damage
-        raise UserError(f"{folder}: checkpoint is damaged ({error}); {mend}") from None
+        raise UserError(f"{path}: checkpoint is damaged ({error}); {mend}") from None
+
+
+def check_same_config(mine: Config, other: dict[str, Any], where: Path) -> None:
+    """Refuse to mix the files of two configs.
+
+    Args:
+        mine: the config in use.
+        other: what `where` holds, as plain data.
+        where: the file to name.
+
+    Raises:
+        UserError: they differ; names the first key that does.
+    """
+    plain = mine.model_dump(mode="json")
+    for key in [*plain, *other]:
+        if plain.get(key) != other.get(key):
+            raise UserError(
+                f"{where}: is of another config ('{key}' differs); use another folder or run its rule again"
+            )
 
 
 class Run:
@@ -123,6 +158,8 @@ class Run:
     """
 
     def __init__(self, out: Path, config: Config, tensorboard: bool = False, save_every: float = 60.0) -> None:
+        if (out / "config.yaml").exists():
+            check_same_config(config, read_yaml(out / "config.yaml"), out / "config.yaml")
         self.out, self.config, self.save_every = out, config, save_every
         digest = hashlib.sha256(dump(config).encode()).hexdigest()[:16]
         self.state_folder = _state_root(out) / digest
@@ -231,17 +268,22 @@ class Run:
         print(f"resuming from {path}", file=sys.stderr)
         return whole["state"]
 
-    def finish(self, checkpoint: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], **facts: Any) -> None:
+    def finish(
+        self, checkpoint: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any] | None = None, **facts: Any
+    ) -> None:
         """Move the outputs into place, each by one rename and the manifest last, and drop the state.
 
         Args:
             checkpoint: folder inside `out` for the weights; `out` itself where it is ".".
-            tensors, config: as in `save_checkpoint`.
+            tensors: as in `save_checkpoint`.
+            config: what the checkpoint's config.json holds beside the run's own config.
             facts: further entries of the manifest.
         """
         staged = self.state_folder / "final"
         shutil.rmtree(staged, ignore_errors=True)
-        save_checkpoint(staged / checkpoint, tensors, config)
+        own = {"config": self.config.model_dump(mode="json")}
+        save_checkpoint(staged / checkpoint, tensors, own | (config or {}))
+        (staged / "config.yaml").write_text(dump(self.config), encoding="utf-8")
         if self.rows:
             self._write_metrics(staged / "metrics.csv")
         last = {key: self.rows[-1][key] for key in ("env_steps", "updates") if self.rows and key in self.rows[-1]}
@@ -249,6 +291,8 @@ class Run:
         (staged / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         for item in sorted(_files(staged), key=lambda path: path.name == "manifest.json"):
             target = self.out / item.relative_to(staged)
+            if item.name == "config.yaml" and target.exists():  # the same, and an input that must not look newer
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(item, target)
         if self._writer:

@@ -150,7 +150,7 @@ def test_roll_out_is_what_stepping_by_hand_gives():
                 track = ([obs[0]], [], [])
     # The first episodes of each environment in equal numbers, whichever environment's end first.
     firsts = [[episode for episode in expected if episode[1] == i][: count // 3] for i in range(3)]
-    expected = [episode[2:] for episode in sorted(sum(firsts, []), key=lambda episode: episode[:2])]
+    expected = [episode[2:] for episode in sorted(itertools.chain(*firsts), key=lambda episode: episode[:2])]
     assert len(writer.episodes) == count
     for ours, theirs in zip(writer.episodes, expected, strict=True):
         for a, b in zip(ours[:3], theirs[:3], strict=True):

@@ -48,7 +48,7 @@ def test_stages_refuse_in_one_line(tmp_path):
     save_checkpoint(
         tmp_path / "model",
         build_model(settings.settings, ("hopper",)).state_dict(),
-        {"model": settings.model_dump(mode="json")},
+        {"config": settings.model_dump(mode="json")},
     )
     other = write_config(tmp_path / "walker.yaml", run_config("walker-walk"))
     unknown = write_config(tmp_path / "unknown.yaml", run_config("hopper", algorithm="pppo"))

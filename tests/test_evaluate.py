@@ -19,7 +19,7 @@ from pwm.evaluate import Evaluation, curve_point, curve_updates, evaluate, evalu
 from pwm.extract import extract, load_policy
 from pwm.nn.actor_critic import Actor
 from pwm.pretrain import build_model
-from pwm.runs import Run
+from pwm.runs import Run, save_checkpoint
 
 LENGTHS = (3, 5, 1)  # of every environment's episodes; the second one's are cut by time, the others end
 
@@ -115,6 +115,7 @@ def test_episode_seeds_are_never_shared(seeds, tmp_path):
         run.log, run.wall_time = lambda row: None, 0.0
         curve_point(run, None, 0, 0)
         (tmp_path / "config.yaml").write_text(dump(config))
+        save_checkpoint(tmp_path / "policy", {}, {"config": config.model_dump(mode="json")})
         evaluate_run(tmp_path)
     training = set(range(200_000))
     assert len(seeds) == 40 and sum(map(len, seeds)) + len(training) == len(set.union(training, *seeds))
@@ -198,7 +199,24 @@ def test_a_spoilt_policy_is_refused(finished, tmp_path):
             save_file({k: v for k, v in weights.items() if k != spoilt} | broken, folder / "model.safetensors")
             refusal(lambda: algorithms.load_policy("pwm", folder), str(folder), "do not fit", "train the run again")
     (folder / "config.json").write_text('{"format": 1}')
-    refusal(lambda: algorithms.load_policy("pwm", folder), str(folder), "'run'", "train the run again")
+    refusal(lambda: algorithms.load_policy("pwm", folder), str(folder), "'config'", "train the run again")
+
+
+def test_a_policy_of_another_config_is_refused(tmp_path):
+    (tmp_path / "config.yaml").write_text(dump(run_config("hopper", seed=1)))
+    trained_by = run_config("hopper", seed=2).model_dump(mode="json")
+    save_checkpoint(tmp_path / "policy", {}, {"config": trained_by})
+    refusal(lambda: evaluate_run(tmp_path), "policy/config.json", "'seed' differs", "another")
+
+
+def test_a_run_folder_of_another_config_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(dump(run_config("hopper", gamma=0.5)))
+    refusal(lambda: Run(folder, run_config("hopper", gamma=0.6)), "run/config.yaml", "'settings' differs", "another")
+    assert not (tmp_path / "state").exists()
+    Run(folder, run_config("hopper", gamma=0.5))
 
 
 def test_an_unknown_algorithm_is_refused(tmp_path):

@@ -282,7 +282,7 @@ def test_manifest_says_what_made_the_model(tmp_path, data):
     config = model_config("hopper", seed=5)
     unbroken(tmp_path / "a", config, lambda run: pretrain(run, [data]))
     tensors, saved = load_checkpoint(tmp_path / "a")
-    assert saved["format"] == 1 and saved["model"] == config.model_dump(mode="json")
+    assert saved["format"] == 1 and saved["config"] == config.model_dump(mode="json")
     manifest = pd.read_json(tmp_path / "a" / "manifest.json", typ="series")
     last = pd.read_csv(tmp_path / "a" / "metrics.csv").iloc[-1]
     assert manifest["seed"] == 5 and manifest["updates"] == 20 and manifest["versions"]["torch"] == torch.__version__
