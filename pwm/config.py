@@ -78,8 +78,8 @@ class LearnerConfig(Config):
 class CollectConfig(Config):
     """How a task's episodes are made.
 
-    random: uniform actions. replay: the learner's own episodes, from its first to its last. checkpoints: the learner's
-    checkpoints in turn, each episode with one of the noise levels and bursts of random or constant actions.
+    random: uniform actions. replay: the learner's own last episodes, fewer where it made fewer. checkpoints: the
+    learner's checkpoints in turn, each episode with one of the noise levels and bursts of random or constant actions.
     """
 
     behaviour: Literal["random", "replay", "checkpoints"] = "random"
@@ -102,7 +102,6 @@ class PretrainConfig(Config):
     """Training of a world model on episodes (paper, section 2)."""
 
     tasks: Literal["each", "all"] = "each"  # a model per task of the suite, or one for all of them
-    seeds: Positive = 1  # models trained; run seed k uses model seed k modulo this
     world_model: WorldModelConfig = WorldModelConfig()
     updates: Positive = 50_000
     batch_size: Positive = 256
@@ -148,9 +147,8 @@ class ExtractConfig(Config):
 
 
 class EvaluationConfig(Config):
-    """How policies are scored: the final evaluation and the points of the learning curve."""
+    """The learning curve: policies are evaluated at equal distances in training, the end included."""
 
-    episodes: Positive = 10
     curve_points: Positive = 20
     curve_episodes: Positive = 5
 

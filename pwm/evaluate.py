@@ -1,6 +1,6 @@
 """Stage `evaluate`: score a trained policy, the same way for every algorithm.
 
-python -m pwm.evaluate --run RUN_FOLDER
+python -m pwm.evaluate --run RUN_FOLDER --episodes 10
 """
 
 import argparse
@@ -40,8 +40,6 @@ class Evaluation:
 
     def score(self, rule: str) -> float:
         """The task's score by its rule (`Task.score`; paper, section 4)."""
-        if rule == "success_last":
-            return float(self.success_last.mean())
         return float(self.returns.mean()) / RETURN_UNIT[rule]
 
 
@@ -102,15 +100,15 @@ def curve_updates(total: int, points: int) -> set[int]:
     return {round(total * k / points) for k in range(1, points + 1)}
 
 
-def evaluate_run(folder: Path) -> dict[str, Any]:
-    """Score the policy of a finished run: the content of eval.json."""
+def evaluate_run(folder: Path, episodes: int) -> dict[str, Any]:
+    """Score the policy of a finished run over `episodes` episodes: the content of eval.json."""
     run_config = config.load(RunConfig, folder / "config.yaml")
     algorithms.check(run_config.algorithm, run_config.suite)
     began = time.time()
     trained_by = runs.saved_config(folder / "policy").get("config", {})
     runs.check_same_config(run_config, trained_by, folder / "policy" / "config.json")
     policy = algorithms.load_policy(run_config.algorithm, folder / "policy")
-    seed, episodes = episode_seed("final", run_config.seed), run_config.evaluation.episodes
+    seed = episode_seed("final", run_config.seed)
     runs.seed_everything(seed)
     result = evaluate(policy, run_config.task, episodes, seed)
     rule = get_task(run_config.task).score
@@ -134,10 +132,14 @@ def main() -> None:
     """The stage's command line."""
     parser = argparse.ArgumentParser(prog="python -m pwm.evaluate", description="Score the policy of a finished run.")
     parser.add_argument("--run", type=Path, required=True, help="run folder with config.yaml and policy/")
-    folder = parser.parse_args().run
+    parser.add_argument("--episodes", type=int, default=10)
+    args = parser.parse_args()
+    folder = args.run
+    if args.episodes < 1:
+        raise UserError(f"--episodes is {args.episodes}; ask for at least 1")
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder}: no config.yaml there; give the folder of a finished run")
-    scores = evaluate_run(folder)
+    scores = evaluate_run(folder, args.episodes)
     runs.write_atomically(folder / "eval.json", json.dumps(scores, indent=2))
     print(
         f"{folder}: return {scores['return_mean']:.1f} ± {scores['return_std']:.1f} over {scores['episodes']} episodes"

@@ -33,8 +33,10 @@ class Resources(Config):
 class SuiteConfig(Config):
     """One suite of a scale. Settings are as for `PretrainConfig`, `CollectConfig` and the algorithms' own classes."""
 
-    tasks: Annotated[dict[str, dict[str, Settings]], Field(min_length=1)]  # task: stage or algorithm: settings
+    # task: what it alone needs, laid over the rest; collect: settings, world_models or an algorithm: variant: settings
+    tasks: Annotated[dict[str, dict[str, dict[str, Any]]], Field(min_length=1)]
     seeds: Positive
+    model_seeds: Positive = 1  # of each world model; run seed k uses model seed k modulo this
     collect: Settings = Field(default_factory=dict)
     world_models: dict[str, Settings] = Field(default_factory=dict)  # variant: settings
     algorithms: Annotated[dict[str, dict[str, Settings]], Field(min_length=1)]  # algorithm: variant: settings
@@ -44,6 +46,7 @@ class ScaleConfig(Config):
     """A scale's YAML file."""
 
     suites: Annotated[dict[str, SuiteConfig], Field(min_length=1)]
+    episodes: Positive = 10  # of a final evaluation
     evaluation: EvaluationConfig = EvaluationConfig()
     resources: dict[str, Resources] = Field(default_factory=dict)  # by rule; `default` for the others
 
@@ -182,11 +185,11 @@ class Matrix:
         for group in groups:
             resolved = shared
             if shared.tasks == "each":
-                own = settings.tasks[group[0]].get("world_models", {})
+                own = _own_settings(settings, group[0], "world_models", variant, where)
                 if "tasks" in own:
                     raise UserError(f"{where} ({group[0]}): 'tasks' is set for the suite, not for a task; remove it")
                 resolved = config.validate(config.PretrainConfig, config.merge(changes, own), f"{where} ({group[0]})")
-            for seed in range(resolved.seeds):
+            for seed in range(settings.model_seeds):
                 yield ModelConfig(
                     scale=self.scale, suite=suite, variant=variant, tasks=group, seed=seed, settings=resolved
                 )
@@ -195,9 +198,10 @@ class Matrix:
         for algorithm, variants in settings.algorithms.items():
             cls = algorithms.settings_class(algorithm)
             for variant, changes in variants.items():
-                for task, own in settings.tasks.items():
+                for task in settings.tasks:
                     where = f"{self.file}: suites.{suite}.algorithms.{algorithm}.{variant} ({task})"
-                    resolved = config.validate(cls, config.merge(changes, own.get(algorithm, {})), where)
+                    own = _own_settings(settings, task, algorithm, variant, where)
+                    resolved = config.validate(cls, config.merge(changes, own), where)
                     name = getattr(resolved, "world_model", None)
                     if name is not None and name not in settings.world_models:
                         known = ", ".join(settings.world_models) or "none are listed"
@@ -223,6 +227,18 @@ class Matrix:
             if count:
                 return ModelId(suite, variant, name, seed % count)
         raise UserError(f"{self.file}: no world model '{variant}' of suite '{suite}' for task '{task}'; list it")
+
+
+def _own_settings(settings: SuiteConfig, task: str, section: str, variant: str, where: str) -> Settings:
+    """What a task changes of one variant of its world models or of an algorithm."""
+    variants = settings.tasks[task].get(section, {})
+    listed = settings.world_models if section == "world_models" else settings.algorithms[section]
+    for name, own in variants.items():
+        if name not in listed or not isinstance(own, dict):
+            raise UserError(
+                f"{where}: tasks.{task}.{section}: unknown variant '{name}'; choose from {', '.join(listed)}"
+            )
+    return variants.get(variant, {})
 
 
 def check_command_line(given: dict[str, Any]) -> tuple[str, bool]:

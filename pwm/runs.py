@@ -210,7 +210,8 @@ class Run:
         row["wall_time_s"] = round(self.wall_time, 2)
         broken = [key for key, value in row.items() if isinstance(value, float) and not np.isfinite(value)]
         if broken:
-            raise FloatingPointError(f"{broken[0]} is {row[broken[0]]} in row {len(self.rows)}: training diverged")
+            where = f"{broken[0]} is {row[broken[0]]} in row {len(self.rows)}"
+            raise FloatingPointError(f"{where}: training diverged; the last state is kept in {self.state_folder}")
         self.rows.append(row)
         self._write_metrics(self.state_folder / "metrics.csv")
         if self._writer:
@@ -258,7 +259,8 @@ class Run:
         try:
             whole = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
-            raise UserError(f"{path}: cannot be read ({error}); delete it to start this run anew") from None
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path}: cannot be read ({reason}); delete it to start this run anew") from None
         self.rows, self._elapsed_before = whole["rows"], whole["elapsed"]
         torch.set_rng_state(whole["torch_rng"].cpu())
         if whole["cuda_rng"]:

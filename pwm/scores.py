@@ -47,8 +47,9 @@ def curve_rows(scale: str, run: RunId, folder: Path) -> pd.DataFrame:
         curve = pd.read_csv(folder / "metrics.csv")
         return curve.assign(**identity(scale, run))[CURVES]
     except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{folder / 'metrics.csv'}: cannot be read ({error}); delete it to train the run again"
+            f"{folder / 'metrics.csv'}: cannot be read ({reason}); delete it to train the run again"
         ) from None
 
 

@@ -16,7 +16,7 @@ from pwm.nn.world_model import WorldModel
 
 TINY = {"encoder": (16,), "units": (16,), "latent_dim": 16}
 TINY_POLICY = {"actor_units": (16,), "critic_units": (16,)}
-EVALUATION = EvaluationConfig(episodes=2, curve_points=2, curve_episodes=1)
+EVALUATION = EvaluationConfig(curve_points=2, curve_episodes=1)
 
 
 def model_settings(bins: int = 0, **changes: object) -> PretrainConfig:

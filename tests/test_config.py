@@ -30,13 +30,15 @@ from pwm.matrix import CONFIG_FOLDER, Matrix, ModelId, RunId, check_command_line
 ROOT = Path(__file__).resolve().parent.parent
 
 SCALE = """
-evaluation: {episodes: 3}
+episodes: 3
+evaluation: {curve_episodes: 4}
 resources: {default: {threads: 2}, extract: {gpu: 1}}
 suites:
   locomotion:
     tasks: {hopper: {}}
     seeds: 2
-    world_models: {default: {seeds: 3}}
+    model_seeds: 3
+    world_models: {default: {}}
     algorithms:
       pwm: {default: {}, quick: {updates: 7}}
   mt30:
@@ -44,14 +46,15 @@ suites:
       walker-walk: {}
       cheetah-run:
         collect: {episodes: 50, learner: {env_steps: 99}}
-        world_models: {updates: 77, world_model: {latent_dim: 64}}
-        pwm: {horizon: 2}
-        ppo: {units: [7]}
+        world_models: {default: {updates: 77, world_model: {latent_dim: 64}}}
+        pwm: {default: {horizon: 2}}
+        ppo: {default: {units: [7]}}
     seeds: 4
+    model_seeds: 2
     collect: {behaviour: checkpoints, learner: {env_steps: 3000, batch_size: 32}}
     world_models:
       default: {horizon: 5, learning_rate: 3e-4, world_model: {encoder: [16], latent_dim: 32}}
-      multitask: {tasks: all, seeds: 2, world_model: {size: "5"}}
+      multitask: {tasks: all, world_model: {size: "5"}}
     algorithms:
       pwm:
         default: {batch_size: 11, horizon: 9}
@@ -87,7 +90,7 @@ def test_the_matrix_lists_every_run_model_and_data_set(matrix):
         expected += [("mt30", task, *pair, k) for pair in pairs for k in range(4)]
     assert built.runs() == [RunId(*identity) for identity in expected]
     models = [ModelId("locomotion", "default", "hopper", k) for k in range(3)]
-    models += [ModelId("mt30", "default", task, 0) for task in ("cheetah-run", "walker-walk")]
+    models += [ModelId("mt30", "default", task, k) for task in ("cheetah-run", "walker-walk") for k in range(2)]
     models += [ModelId("mt30", "multitask", "all", k) for k in range(2)]
     assert built.models() == models
     assert built.data_sets() == ["cheetah-run", "hopper", "walker-walk"]
@@ -99,7 +102,7 @@ def test_runs_share_the_models_there_are(matrix):
     built = matrix()
     pick = lambda *identity: built.model_of(RunId(*identity))  # noqa: E731
     assert pick("locomotion", "hopper", "pwm", "quick", 1) == ModelId("locomotion", "default", "hopper", 1)
-    assert pick("mt30", "walker-walk", "pwm", "default", 3) == ModelId("mt30", "default", "walker-walk", 0)
+    assert pick("mt30", "walker-walk", "pwm", "default", 3) == ModelId("mt30", "default", "walker-walk", 1)
     assert pick("mt30", "walker-walk", "pwm", "multitask", 3) == ModelId("mt30", "multitask", "all", 1)
 
 
@@ -120,7 +123,7 @@ def test_merge_order_is_defaults_suite_variant_task(matrix):
     assert model.settings.world_model.reward_bins == 101 and model.settings.updates == 50_000 and model.seed == 1
     ppo = resolved(built, RunId("mt30", "cheetah-run", "ppo", "default", 2))
     assert ppo.settings["units"] == [7] and ppo.settings["gamma"] == 0.9 and ppo.settings["n_epochs"] == 5
-    assert ppo.evaluation.episodes == 3 and ppo.evaluation.curve_points == 20
+    assert ppo.evaluation.curve_episodes == 4 and ppo.evaluation.curve_points == 20 and built.config.episodes == 3
     assert resolved(built, "hopper").settings == CollectConfig()
     resources = [built.resources(rule) for rule in ("extract", "collect")]
     assert [(r.threads, r.gpu) for r in resources] == [(1, 1), (2, 0)]
@@ -129,7 +132,7 @@ def test_merge_order_is_defaults_suite_variant_task(matrix):
 MISTAKES = [
     # text, its replacement, what the refusal names
     ("horizon: 9", "horizn: 9", ["suites.mt30.algorithms.pwm.default", "'horizn'", "'horizon'"]),
-    ("episodes: 3}", "epsodes: 3}", ["evaluation.epsodes", "'episodes'"]),
+    ("curve_episodes: 4", "curve_epsodes: 4", ["evaluation.curve_epsodes", "'curve_episodes'"]),
     ("encoder: [16]", "encodr: [16]", ["world_models.default", "world_model.encodr", "'encoder'"]),
     ("env_steps: 3000", "steps: 3", ["collect", "learner.steps", "'env_steps'"]),
     ("gamma: 0.9", "gama: 0.9", ["algorithms.ppo.default", "'gama'", "'gamma'"]),
@@ -150,8 +153,13 @@ MISTAKES = [
     ("walker-walk: {}", "walker-wlk: {}", ["walker-wlk", "walker-walk"]),
     ("walker-walk: {}", "hopper: {}", ["'hopper'", "not of suite 'mt30'"]),
     ("  mt30:", "  mt31:", ["'mt31'", "locomotion, mt30"]),
-    ("      ppo: {default", "      pppo: {default", ["'pppo'", "'ppo'"]),
-    ("        ppo: {units", "        sac: {units", ["cheetah-run", "'sac'", "collect, ppo, pwm, world_models"]),
+    ("      ppo: {default: {gamma", "      pppo: {default: {gamma", ["'pppo'", "'ppo'"]),
+    (
+        "        ppo: {default: {units",
+        "        sac: {default: {units",
+        ["cheetah-run", "'sac'", "collect, ppo, pwm, world_models"],
+    ),
+    ("pwm: {default: {horizon: 2", "pwm: {defalt: {horizon: 2", ["cheetah-run", "'defalt'", "default, multitask"]),
     ("world_model: multitask", "world_model: multi", ["pwm.multitask", "'multi'", "default, multitask"]),
     ("seeds: 2\n", "seeds: 2\n    seeds: 3\n", ["small.yaml", "'seeds' is given twice"]),
     ("suites:", "suites: [", ["small.yaml", "not valid YAML"]),

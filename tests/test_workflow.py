@@ -87,6 +87,22 @@ def test_a_changed_setting_reruns_what_depends_on_it(project: Path, edited) -> N
     assert drawn == {"configure_run": 2, "ppo": 2, "evaluate": 2, "collate": 1}
 
 
+def test_more_final_episodes_train_nothing(project: Path, edited) -> None:
+    edited("workflows/config/test.yaml", "episodes: 2\nevaluation", "episodes: 3\nevaluation")
+    drawn = {rule: count for rule, count in planned(project).items() if not rule.startswith(("plot_", "tabulate_"))}
+    assert drawn == {"evaluate": 16, "collate": 1}
+
+
+def test_another_model_seed_leaves_the_first_as_it_is(project: Path, edited) -> None:
+    edited(
+        "workflows/config/test.yaml",
+        "    seeds: 2\n    collect: {behaviour: random, episodes: 20}",
+        "    seeds: 2\n    model_seeds: 2\n    collect: {behaviour: random, episodes: 20}",
+    )
+    drawn = {rule: count for rule, count in planned(project).items() if not rule.startswith(("plot_", "tabulate_"))}
+    assert drawn == {"configure_model": 1, "pretrain": 1, "extract": 1, "evaluate": 1, "collate": 1}
+
+
 def test_a_changed_world_model_reruns_its_own_runs_only(project: Path, edited) -> None:
     edited("workflows/config/test.yaml", "consistency_coef: 20.0", "consistency_coef: 10.0")
     drawn = {rule: count for rule, count in planned(project).items() if not rule.startswith(("plot_", "tabulate_"))}

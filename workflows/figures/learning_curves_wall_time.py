@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from pwm.errors import exit_on_user_error
 from workflows.figures import style
-from workflows.figures.learning_curves import draw_over
+from workflows.figures._curves import draw_over
 from workflows.results import Results, read_results
 
 

@@ -8,6 +8,7 @@ rule collate:
         curves=run_files("metrics.csv"),
         manifests=run_files("manifest.json"),
         data=data_files,
+        script=code("pwm/scores.py"),
     output:
         scores="results/{scale}/scores.csv",
         curves="results/{scale}/curves.csv",

@@ -22,7 +22,10 @@ def code(path):
 
 
 SHARED_CODE = {
-    "figures": [code(f"{path}.py") for path in ("pwm/statistics", "workflows/results", "workflows/figures/style")],
+    "figures": [
+        code(f"{path}.py")
+        for path in ("pwm/statistics", "workflows/results", "workflows/figures/style", "workflows/figures/_curves")
+    ],
     "tables": [code(f"{path}.py") for path in ("pwm/statistics", "workflows/results", "workflows/tables/common")],
 }
 

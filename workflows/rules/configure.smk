@@ -1,4 +1,5 @@
 # The resolved config.yaml of each run, world model and data set: a changed setting reruns exactly what it touches.
+# These run at once on the local machine, so they ask for no resources and are not measured.
 
 
 rule configure_data:

@@ -18,5 +18,7 @@ rule evaluate:
         mem_mb=need("evaluate", "mem_mb"),
         runtime=need("evaluate", "runtime"),
         gpu=need("evaluate", "gpu"),
+    params:
+        episodes=lambda w: matrix(w.scale).config.episodes,
     shell:
-        "python -m pwm.evaluate --run $(dirname {input.config:q}) > {log:q} 2>&1"
+        "python -m pwm.evaluate --run $(dirname {input.config:q}) --episodes {params.episodes} > {log:q} 2>&1"
