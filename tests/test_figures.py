@@ -17,7 +17,7 @@ from workflows.figures import learning_curves, learning_curves_wall_time, locomo
 from workflows.results import Results, read_results
 
 ROOT = Path(__file__).parents[1]
-STEMS = sorted(p.stem for p in (ROOT / "workflows/figures").glob("*.py") if p.stem not in ("__init__", "style"))
+STEMS = sorted(p.stem for p in (ROOT / "workflows/figures").glob("[!_]*.py") if p.stem != "style")
 MISSING = (
     "task == 'cheetah-run' and variant == 'multitask'",
     "algorithm == 'shac' and seed == 2",
@@ -223,7 +223,7 @@ def test_figures_and_tables_never_import_torch():
 
 
 def test_every_figure_and_table_has_a_caption():
-    tables = {p.stem for p in (ROOT / "workflows/tables").glob("*.py")} - {"__init__", "common"}
+    tables = {p.stem for p in (ROOT / "workflows/tables").glob("[!_]*.py")} - {"common"}
     captions = {p.stem: p.read_text(encoding="utf-8") for p in (ROOT / "workflows/report").glob("*.rst")}
     assert captions.keys() == {*STEMS, *tables, "workflow"}
     assert all(len(text) > 80 for text in captions.values())
