@@ -90,7 +90,7 @@ def draw_block(
     part.supxlabel(AXES[axis] + ("; the start, 0, is not shown" if logarithmic else ""), fontsize=7)
     for axes in grid.flat[: len(block)]:
         if logarithmic:
-            axes.set_xscale("log")
+            axes.set_xscale("log", nonpositive="mask")
             axes.set_xlim(0.9 * min(row[6] for row in data if row[6] > 0), 1.1 * max(ends))
             axes.xaxis.set_major_locator(LogLocator(numticks=4))
             axes.xaxis.set_minor_locator(NullLocator())
