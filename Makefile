@@ -37,7 +37,7 @@ reproduce: env
 	$(WITH_PATH) $(BIN)/snakemake --cores all --config scale=$(SCALE) --report results/$(SCALE)/report.html
 
 readme: env
-	$(BIN)/python -m workflows.readme --scale $(SCALE)
+	$(BIN)/python -m workflows.readme
 
 lint: env
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
-"""Put a finished scale's figures and numbers into the README: python -m workflows.readme --scale demo
+"""Put the finished demo's figures and numbers into the README: python -m workflows.readme
 
-Copies the figures into docs/<scale>/ and fills the README's marked sections with the table of scores and the costs.
+Copies the figures it shows into docs/demo/ and fills its marked sections with the table of scores and the costs.
 """
 
 import argparse
@@ -12,7 +12,8 @@ import pandas as pd
 
 from pwm.errors import UserError, exit_on_user_error
 
-README = Path("README.md")
+README, DOCS = Path("README.md"), Path("docs/demo")
+RESULTS, FIGURES = Path("results/demo"), Path("figures/demo")
 
 
 def costs(benchmarks: Path) -> str:
@@ -42,18 +43,19 @@ def fill(text: str, section: str, content: str) -> str:
 @exit_on_user_error
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m workflows.readme", description="Fill the README from a scale.")
-    parser.add_argument("--scale", required=True)
-    scale = parser.parse_args().scale
-    table = Path(f"results/{scale}/tables/per_task_scores.md")
-    if not table.exists():
-        raise UserError(f"{table} does not exist; run snakemake --cores all --config scale={scale} first")
-    docs = Path("docs") / scale
-    docs.mkdir(parents=True, exist_ok=True)
-    for figure in sorted(Path(f"figures/{scale}").glob("*.png")):
-        shutil.copy(figure, docs)
-    text = fill(README.read_text(encoding="utf-8"), "per_task_scores", table.read_text(encoding="utf-8"))
-    README.write_text(fill(text, "costs", costs(Path(f"results/{scale}/benchmarks"))), encoding="utf-8")
+    argparse.ArgumentParser(
+        prog="python -m workflows.readme", description="Fill the README from the demo."
+    ).parse_args()
+    table, benchmarks = RESULTS / "tables" / "per_task_scores.md", RESULTS / "benchmarks"
+    for needed in (table, benchmarks):
+        if not needed.exists():
+            raise UserError(f"{needed} does not exist; run make reproduce first")
+    text = README.read_text(encoding="utf-8")
+    DOCS.mkdir(parents=True, exist_ok=True)
+    for name in re.findall(rf"\]\({DOCS}/(\w+\.png)\)", text):
+        shutil.copy(FIGURES / name, DOCS)
+    text = fill(text, "per_task_scores", table.read_text(encoding="utf-8"))
+    README.write_text(fill(text, "costs", costs(benchmarks)), encoding="utf-8")
 
 
 if __name__ == "__main__":
