@@ -1,7 +1,7 @@
 # make env        the environment .venv, as requirements.lock says
 # make test       the test suite             (PYTEST_ARGS="-k hopper" picks tests)
 # make reproduce  everything, and a report   (SCALE=test, demo, laptop or paper)
-# make readme     the README's figures and numbers, from a finished SCALE
+# make readme     the README's figures and numbers, from a finished demo
 # make lint, make format                     checks and formatting of Python and Snakemake files
 # make lock       requirements.lock anew, after a pin changed in pyproject.toml
 
