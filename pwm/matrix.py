@@ -250,7 +250,7 @@ def check_command_line(given: dict[str, Any]) -> tuple[str, bool]:
     for key in given:
         if key not in ("scale", "partial"):
             raise UserError(f"--config: unknown key '{key}'; use scale=<name> or partial=true")
-    scale, partial = str(given.get("scale", "demo")), given.get("partial", False)
-    if not isinstance(partial, bool):
-        raise UserError(f"--config: partial must be true or false, got {partial!r}")
-    return scale, partial
+    partial = str(given.get("partial", "false")).lower()  # Snakemake hands `partial=true` over as text
+    if partial not in ("true", "false"):
+        raise UserError(f"--config: partial must be true or false, got '{partial}'")
+    return str(given.get("scale", "demo")), partial == "true"

@@ -208,6 +208,7 @@ def test_a_task_collected_in_two_suites_is_collected_once(matrix):
 def test_command_line():
     assert check_command_line({}) == ("demo", False)
     assert check_command_line({"scale": "laptop", "partial": True}) == ("laptop", True)
+    assert check_command_line({"partial": "true"}) == ("demo", True)
     refusal(lambda: check_command_line({"sclae": "demo"}), "'sclae'", "scale=<name>")
     refusal(lambda: check_command_line({"partial": "yes please"}), "partial", "'yes please'")
 
