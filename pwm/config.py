@@ -122,6 +122,12 @@ class OnlineConfig(Config):
     model_updates: Positive = 8
     model_batch_size: Positive = 256
 
+    @model_validator(mode="after")
+    def _check(self) -> "OnlineConfig":
+        if self.replay_capacity < self.num_envs:
+            raise ValueError(f"replay_capacity {self.replay_capacity} must hold a step of num_envs {self.num_envs}")
+        return self
+
 
 class ExtractConfig(Config):
     """Extraction of a policy by first-order gradients through the world model (paper, section 2)."""

@@ -103,6 +103,10 @@ class Matrix:
         self.scale, self.file = scale, file
         self.config = config.validate(ScaleConfig, config.read_yaml(file), str(file))
         self._configs: dict[RunId | ModelId | str, Config] = {}
+        rules = {"default", "collect", "pretrain", "extract", "evaluate", "collate", "plot", "tabulate"}
+        rules |= set(algorithms.names())
+        if unknown := self.config.resources.keys() - rules:
+            raise UserError(f"{file}: resources: unknown rule '{min(unknown)}'; choose from {', '.join(sorted(rules))}")
         for suite, settings in self.config.suites.items():
             self._check_names(suite, settings)
             self._resolve(suite, settings)
@@ -175,6 +179,17 @@ class Matrix:
         for run_config in self._run_configs(suite, settings):
             key = RunId(suite, run_config.task, run_config.algorithm, run_config.variant, run_config.seed)
             self._configs[key] = run_config
+            if run_config.settings.get("online"):
+                self._check_online(key, run_config)
+
+    def _check_online(self, run: RunId, run_config: RunConfig) -> None:
+        """Online training refines a model of its one task, on windows no longer than a rollout."""
+        model = self._configs[self.model_of(run)]
+        where = f"{self.file}: suites.{run.suite}.algorithms.{run.algorithm}.{run.variant} ({run.task})"
+        if len(model.tasks) > 1:
+            raise UserError(f"{where}: online training takes a world model of one task; name one with tasks: each")
+        if model.settings.horizon > run_config.settings["horizon"]:
+            raise UserError(f"{where}: horizon must be at least the world model's, {model.settings.horizon}; raise it")
 
     def _model_configs(
         self, suite: str, settings: SuiteConfig, variant: str, changes: Settings
