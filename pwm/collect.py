@@ -22,7 +22,6 @@ from pwm.errors import UserError, exit_on_user_error
 from pwm.runs import Run
 
 if TYPE_CHECKING:
-    # Deviation D5: data of our own learner; the paper's come from hundreds of TD-MPC2 agents' replays.
     from stable_baselines3 import SAC
 
 NUM_ENVS = 20  # stepped together while a finished behaviour fills the data set

@@ -137,7 +137,8 @@ class Matrix:
     def model_of(self, run: RunId) -> ModelId:
         """The world model that a run of an algorithm with a `world_model` setting starts from."""
         variant = self._configs[run].settings["world_model"]
-        return self._model(run.suite, variant, run.task, run.seed)
+        tasks = run.task if ModelId(run.suite, variant, run.task, 0) in self._configs else "all"
+        return ModelId(run.suite, variant, tasks, run.seed % self.config.suites[run.suite].model_seeds)
 
     def tasks_of(self, model: ModelId) -> tuple[str, ...]:
         """The tasks a world model is trained on."""
@@ -232,16 +233,6 @@ class Matrix:
                             settings=resolved.model_dump(mode="json"),
                             evaluation=self.config.evaluation,
                         )
-
-    def _model(self, suite: str, variant: str, task: str, seed: int) -> ModelId:
-        for name in (task, "all"):
-            count = sum(
-                isinstance(k, ModelId) and (k.suite, k.variant, k.tasks) == (suite, variant, name)
-                for k in self._configs
-            )
-            if count:
-                return ModelId(suite, variant, name, seed % count)
-        raise UserError(f"{self.file}: no world model '{variant}' of suite '{suite}' for task '{task}'; list it")
 
 
 def _own_settings(settings: SuiteConfig, task: str, section: str, variant: str, where: str) -> Settings:
