@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pwm import config, envs, runs
-from pwm.agent import ModelTrainer, RunningVariance
-from pwm.config import ExtractConfig, ModelConfig
+from pwm.agent import ModelTrainer, PolicyTrainer, RunningVariance
+from pwm.config import ExtractConfig, ModelConfig, OnlineConfig
 from pwm.data.replay import Replay
-from pwm.envs.tasks import get_task
+from pwm.envs import TaskVectorEnv
 from pwm.evaluate import curve_point, curve_updates, episode_seed
 from pwm.extract import finish, latent_policy, make_trainer
 from pwm.nn.world_model import WorldModel
@@ -24,21 +24,19 @@ class OnlineEnvironment:
     The policy acts on the model's own latent; real observations are encoded only at a window's start and after resets.
 
     Args:
-        task: task name.
-        num_envs: parallel environments, B.
+        env: parallel environments, B, of the task.
         capacity: transitions kept for training the world model.
         seed: of the environments and of the replay's draws.
         model: the world model, whose reward scale follows the rewards seen.
     """
 
-    def __init__(self, task: str, num_envs: int, capacity: int, seed: int, model: WorldModel) -> None:
-        size = get_task(task)
+    def __init__(self, env: TaskVectorEnv, capacity: int, seed: int, model: WorldModel) -> None:
         self.model = model
-        self.env = envs.make(task, num_envs, seed)
-        self.obs, _ = self.env.reset(seed=seed)
-        self.replay = Replay(capacity, num_envs, size.observation_dim, size.action_dim, seed)
-        self.task = torch.zeros(num_envs, dtype=torch.long, device=model.action_mask.device)
-        self.reward_scale = RunningVariance(variance=model.reward_scale.item() ** 2, count=float(num_envs))
+        self.env = env
+        self.obs, _ = env.reset(seed=seed)
+        self.replay = Replay(capacity, env.num_envs, env.task.observation_dim, env.task.action_dim, seed)
+        self.task = torch.zeros(env.num_envs, dtype=torch.long, device=model.action_mask.device)
+        self.reward_scale = RunningVariance(variance=model.reward_scale.item() ** 2, count=float(env.num_envs))
         self.env_steps = 0
 
     @torch.no_grad()
@@ -79,19 +77,34 @@ class OnlineEnvironment:
         self.env_steps = state["env_steps"]
 
 
-def train_online(run: runs.Run, model: WorldModel, model_config: ModelConfig) -> None:
-    """Train policy and world model of `run.config` online and finish the run.
+def online_update(
+    trainer: PolicyTrainer, model_trainer: ModelTrainer, world: OnlineEnvironment, online: OnlineConfig
+) -> dict[str, Tensor | float]:
+    """H steps in every environment, one actor step, the critic's passes, then `model_updates` updates of the world
+    model on windows of the replay.
 
-    Per policy update: H steps in every environment, one actor step, the critic's passes, then `model_updates` updates
-    of the world model on windows of the replay.
+    Returns:
+        The metrics of the policy update and of the last model update.
     """
+    metrics = trainer.update(world.encode(), world.task, world)
+    if not world.model.config.reward_bins:
+        world.model.reward_scale.fill_(world.reward_scale.std)
+    for _ in range(online.model_updates):
+        batch = world.replay.sample(online.model_batch_size, model_trainer.config.horizon)
+        model_metrics = model_trainer.update(to_device(batch, world.task.device), progress=1.0)
+    return metrics | model_metrics
+
+
+def train_online(run: runs.Run, model: WorldModel, model_config: ModelConfig) -> None:
+    """Train policy and world model of `run.config` online and finish the run."""
     settings = config.validate(ExtractConfig, run.config.settings, "settings")
     online = settings.online
     trainer = make_trainer(settings, model, run.device)
     model_trainer = ModelTrainer(model, model_config.settings)
     seed = episode_seed("training", run.config.seed)
-    world = OnlineEnvironment(run.config.task, online.num_envs, online.replay_capacity, seed, model)
-    policy = latent_policy(model, trainer.actor, 0, get_task(run.config.task).action_dim)
+    env = envs.make(run.config.task, online.num_envs, seed)
+    world = OnlineEnvironment(env, online.replay_capacity, seed, model)
+    policy = latent_policy(model, trainer.actor, 0, env.task.action_dim)
     if state := run.load_state():
         trainer.restore(state["trainer"])
         model_trainer.restore(state["model_trainer"])
@@ -100,14 +113,9 @@ def train_online(run: runs.Run, model: WorldModel, model_config: ModelConfig) ->
         curve_point(run, policy, env_steps=0, updates=0)
     points = curve_updates(settings.updates, run.config.evaluation.curve_points)
     for _ in run.progress(settings.updates, trainer.updates):
-        metrics = trainer.update(world.encode(), world.task, world)
-        if not model.config.reward_bins:
-            model.reward_scale.fill_(world.reward_scale.std)
-        for _ in range(online.model_updates):
-            batch = world.replay.sample(online.model_batch_size, model_config.settings.horizon)
-            model_metrics = model_trainer.update(to_device(batch, run.device), progress=1.0)
+        metrics = online_update(trainer, model_trainer, world, online)
         if trainer.updates in points:
-            curve_point(run, policy, world.env_steps, trainer.updates, **metrics, **model_metrics)
+            curve_point(run, policy, world.env_steps, trainer.updates, **metrics)
         run.save_state(
             lambda: {"trainer": trainer.state(), "model_trainer": model_trainer.state(), "world": world.state()}
         )
