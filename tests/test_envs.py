@@ -18,7 +18,8 @@ from pwm.errors import UserError
 
 EPISODE = 5  # decisions of the shortened episodes
 
-all_tasks = pytest.mark.parametrize("name", list(envs.TASKS))
+# Ordered by task, so that a model is compiled once for all of its tests.
+all_tasks = pytest.mark.parametrize("name", list(envs.TASKS), scope="session")
 
 
 @pytest.fixture
