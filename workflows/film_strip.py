@@ -28,7 +28,7 @@ from workflows.results import name_of
 FRAMES = 10
 STRIDE = 5  # decisions between two of the close poses
 AZIMUTH, ELEVATION = np.deg2rad([-65.0, 15.0])  # of the camera about the vertical, and above the ground
-MARGIN = 1.35  # of a frame, in units of what it has to show
+MARGIN = 1.05  # of a frame, in units of what it has to show
 
 
 def record(policy: Policy, task: str, seed: int) -> tuple[mujoco.MjModel, list[tuple[np.ndarray, np.ndarray]], float]:
@@ -148,7 +148,9 @@ def strip(model: mujoco.MjModel, poses: list[tuple[np.ndarray, np.ndarray]], tit
         centre = data.subtree_com[0].copy()
         if index == 0:
             start = centre[0]
-            extent = MARGIN * np.linalg.norm(data.geom_xpos[model.geom_bodyid > 0] - centre, axis=1).max() + 0.1
+            own = model.geom_bodyid > 0
+            reach = np.linalg.norm(data.geom_xpos[own] - centre, axis=1) + model.geom_rbound[own]
+            extent = MARGIN * reach.max()
         draw_scene(axes, model, data)
         right, up = camera()[:2] @ centre
         ground = camera()[1] @ (centre * [1, 1, 0])
