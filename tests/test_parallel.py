@@ -222,7 +222,8 @@ def test_processes_end_with_the_environment(how: str) -> None:
 
 # A script as a user may write it: threads of its own, no guard around its main part, environments never closed.
 SCRIPT = """
-import threading, time
+import signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with Ctrl-C ignored
 threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 from test_parallel import launcher, picky
 env = picky()
