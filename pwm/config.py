@@ -21,13 +21,16 @@ Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Units = Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
 
-# Widths of the world model by size in millions of parameters ("single": the paper's single-task model, 1.5M).
+# Widths of the world model by size: millions of parameters as TD-MPC2 counts them, with its Q-functions (not their
+# targets), policy prior and task embeddings. "19" is TD-MPC2's; PWM and the MT30 checkpoint of that size take z of 512.
+# "single" is PWM's single-task model of 1.5M, which has none of the three.
 MODEL_SIZES: dict[str, dict[str, Any]] = {
-    "single": {"encoder": (256,), "units": (512, 512), "latent_dim": 512, "reward_bins": 0},
-    "5": {"encoder": (256,), "units": (512, 512), "latent_dim": 512, "reward_bins": 101},
-    "19": {"encoder": (1024,) * 2, "units": (1024, 1024), "latent_dim": 512, "reward_bins": 101},
-    "48": {"encoder": (1792,) * 3, "units": (1792, 1792), "latent_dim": 768, "reward_bins": 101},
-    "317": {"encoder": (4096,) * 4, "units": (4096, 4096), "latent_dim": 1376, "reward_bins": 101},
+    "single": {"encoder": (256,), "units": (512, 512), "latent_dim": 512, "reward_bins": 0, "num_q": 0},
+    "1": {"encoder": (256,), "units": (384, 384), "latent_dim": 128, "reward_bins": 101, "num_q": 2},
+    "5": {"encoder": (256,), "units": (512, 512), "latent_dim": 512, "reward_bins": 101, "num_q": 5},
+    "19": {"encoder": (1024,) * 2, "units": (1024, 1024), "latent_dim": 768, "reward_bins": 101, "num_q": 5},
+    "48": {"encoder": (1792,) * 3, "units": (1792, 1792), "latent_dim": 768, "reward_bins": 101, "num_q": 5},
+    "317": {"encoder": (4096,) * 4, "units": (4096, 4096), "latent_dim": 1376, "reward_bins": 101, "num_q": 8},
 }
 
 
@@ -38,17 +41,28 @@ class Config(BaseModel):
 
 
 class WorldModelConfig(Config):
-    """Architecture of the world model. `size` fills the widths from `MODEL_SIZES`; a width given beside it wins."""
+    """Architecture of the world model. `size` fills the widths from `MODEL_SIZES`; a width given beside it wins.
 
-    size: Literal["single", "5", "19", "48", "317"] = "single"
+    The paper's ablation (C6) is `latent` and `layer_norm`: simnorm; none; spectral; linear with layer_norm: false,
+    which is a plain MLP; each with either activation.
+    """
+
+    size: Literal["single", "1", "5", "19", "48", "317"] = "single"
     encoder: Units
     units: Units
     latent_dim: Positive
-    reward_bins: Count  # 0: a scalar reward head
+    reward_bins: Count  # 0: a scalar reward head. The Q-functions have as many
     reward_low: float = -10.0
     reward_high: float = 10.0
+    # Last layer of encoder and dynamics: Linear + LayerNorm + SimNorm; like a hidden one; a Linear of spectral norm 1
+    # + LayerNorm; Linear.
+    latent: Literal["simnorm", "none", "spectral", "linear"] = "simnorm"
     simnorm_dim: Positive = 8
+    layer_norm: bool = True  # in the hidden layers, and after the latent's where the above says so
+    activation: Literal["mish", "relu"] = "mish"
     task_dim: Count = 96  # used only with several tasks
+    num_q: Count  # TD-MPC2's Q-functions, and its policy prior with them; 0: neither
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.01  # in the Q-functions' first layer
 
     @model_validator(mode="before")
     @classmethod
@@ -57,10 +71,12 @@ class WorldModelConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "WorldModelConfig":
-        if self.latent_dim % self.simnorm_dim:
+        if self.latent == "simnorm" and self.latent_dim % self.simnorm_dim:
             raise ValueError(f"latent_dim {self.latent_dim} must be a multiple of simnorm_dim {self.simnorm_dim}")
         if self.reward_bins == 1 or self.reward_low >= self.reward_high:
             raise ValueError("reward_bins must be 0 or at least 2, and reward_low below reward_high")
+        if self.num_q == 1 or (self.num_q and not self.reward_bins):
+            raise ValueError("num_q must be 0 or at least 2, and 0 where reward_bins is 0")
         return self
 
 
@@ -109,18 +125,39 @@ class PretrainConfig(Config):
     rho: Annotated[float, Field(gt=0, le=1)] = 0.99  # weight of step t is rho^t
     consistency_coef: Rate = 1.0
     reward_coef: Rate = 1.0
+    # TD-MPC2's value term, and the update of its policy prior; only where the world model has Q-functions
+    value_coef: Annotated[float, Field(ge=0)] = 0.1
+    target_rate: Share = 0.01  # of the target Q-functions and of the scale of the prior's loss, per update
+    entropy_coef: Annotated[float, Field(ge=0)] = 1e-4
     learning_rate: Rate = 3e-4
-    final_lr: Rate = 3e-4  # reached linearly; constant in the paper. Online training goes on with it
+    final_lr: Rate = 3e-4  # reached linearly; constant in the paper
+    encoder_lr_scale: Rate = 1.0  # 0.3 in TD-MPC2
     grad_norm: Rate = 20.0
 
+    @model_validator(mode="after")
+    def _check(self) -> "PretrainConfig":
+        if self.world_model.num_q and not self.value_coef:
+            raise ValueError("value_coef 0 leaves the Q-functions untrained; give world_model num_q: 0")
+        return self
 
-class OnlineConfig(Config):
-    """Online single-task training: fresh data and world-model updates beside every policy update (paper, section 2)."""
 
-    num_envs: Positive = 64
-    replay_capacity: Positive = 1_000_000
+class FinetuneConfig(Config):
+    """World-model updates beside every policy update, on windows of the task's own data."""
+
+    model_updates: Positive = 1
+    model_batch_size: Positive = 512
+    model_lr: Rate = 3e-4
+    model_final_lr: Rate = 1e-5  # reached linearly
+
+
+class OnlineConfig(FinetuneConfig):
+    """Online single-task training: the windows come from a replay that fresh data flow into (paper, section 2)."""
+
     model_updates: Positive = 8
     model_batch_size: Positive = 256
+    num_envs: Positive = 64
+    replay_capacity: Positive = 1_000_000
+    reencode: bool = False  # act from the encoded observation at every step; the paper: from the model's own latent
 
     @model_validator(mode="after")
     def _check(self) -> "OnlineConfig":
@@ -137,19 +174,32 @@ class ExtractConfig(Config):
     batch_size: Positive = 512
     horizon: Positive = 16
     gamma: Share = 0.99
-    td_lambda: Share = 0.95
+    td_lambda: Share = 0.95  # 0: one-step targets
+    # of the value that closes the horizon; gamma^(H+1) is the public code's
+    terminal_weight: Literal["gamma^H", "gamma^(H+1)"] = "gamma^H"
+    decode_reward: bool = (
+        False  # ascend rewards in the task's own units, after symexp; the paper: as the head gives them
+    )
     actor_units: Units = (400, 200, 100)
     critic_units: Units = (400, 200)
     critics: Positive = 3
     actor_lr: Rate = 5e-4
     critic_lr: Rate = 5e-4
-    final_lr: Rate = 1e-5
+    final_lr: Rate = 1e-5  # both reach it linearly
     betas: tuple[Share, Share] = (0.7, 0.95)
     actor_grad_norm: Rate = 1.0
     critic_grad_norm: Rate = 100.0
     critic_passes: Positive = 8
     critic_minibatches: Positive = 4
-    online: OnlineConfig | None = None  # None: from offline data, the world model frozen
+    # Neither: from offline data, the world model frozen.
+    finetune: FinetuneConfig | None = None
+    online: OnlineConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "ExtractConfig":
+        if self.finetune and self.online:
+            raise ValueError("online training has model_updates of its own; remove finetune")
+        return self
 
 
 class EvaluationConfig(Config):

@@ -1,6 +1,7 @@
 """PWM's online single-task loop: act in the environment, learn the world model from it, ascend through it.
 
-Used by the stage `extract` where a run's settings have an `online` block (paper, section 2).
+Used by the stage `extract` where a run's settings have an `online` block (paper, section 2). The policy acts on the
+model's own latent; real observations are encoded only at a window's start and after resets, unless `reencode` is set.
 """
 
 import numpy as np
@@ -8,20 +9,46 @@ import torch
 from torch import Tensor
 
 from pwm import config, envs, runs
-from pwm.agent import ModelTrainer, RunningVariance
+from pwm.agent import RunningVariance
 from pwm.config import ExtractConfig, ModelConfig
+from pwm.data.episodes import Episodes
 from pwm.data.replay import Replay
 from pwm.envs.tasks import get_task
 from pwm.evaluate import curve_point, curve_updates, episode_seed
-from pwm.extract import finish, latent_policy, make_trainer
+from pwm.extract import Finetuner, fingerprint, finish, latent_policy, load_state, make_trainer, value_check
 from pwm.nn.world_model import WorldModel
-from pwm.pretrain import to_device
+
+
+def fill(replay: Replay, data: Episodes, num_envs: int, capacity: int) -> None:
+    """Begin a replay with the newest transitions of a data set, as if the environments had seen them in turn.
+
+    Args:
+        replay: empty, of `num_envs` environments.
+        data: the task's episodes.
+        num_envs: its environments, each of which gets a run of consecutive transitions.
+        capacity: transitions that it holds.
+    """
+    later = np.cumsum(data.length[::-1])[::-1] - data.length  # transitions after each episode
+    kept = np.flatnonzero(later < capacity)
+    length, step = data.length[kept, None], np.arange(data.meta.episode_length)
+    total = int(length.sum())
+    rows = min(total, capacity) // num_envs
+
+    def columns(x: np.ndarray) -> np.ndarray:
+        """[E, T, ...] → [rows, num_envs, ...]."""
+        newest = x[step < length][total - rows * num_envs :]
+        return newest.reshape(num_envs, rows, *x.shape[2:]).swapaxes(0, 1)
+
+    parts = (data.obs[kept, :-1], data.action[kept], data.reward[kept], data.terminated[kept], data.obs[kept, 1:])
+    obs, action, reward, terminated, next_obs = map(columns, parts)
+    ends = columns(step == length - 1)
+    ends[-1:] = True  # what the environments do next does not follow from it
+    for row in zip(obs, action, reward, terminated, ends, next_obs, strict=True):
+        replay.add(*row)
 
 
 class OnlineEnvironment:
     """The real environments beside the model's rollout: steps them, stores the transitions, reports episode ends.
-
-    The policy acts on the model's own latent; real observations are encoded only at a window's start and after resets.
 
     Args:
         task: task name.
@@ -29,16 +56,20 @@ class OnlineEnvironment:
         capacity: transitions kept for training the world model.
         seed: of the environments and of the replay's draws.
         model: the world model, whose reward scale follows the rewards seen.
+        data: the episodes that the world model was trained on, with which replay and reward scale begin.
     """
 
-    def __init__(self, task: str, num_envs: int, capacity: int, seed: int, model: WorldModel) -> None:
+    def __init__(self, task: str, num_envs: int, capacity: int, seed: int, model: WorldModel, data: Episodes) -> None:
         size = get_task(task)
         self.model = model
         self.env = envs.make(task, num_envs, seed)
         self.obs, _ = self.env.reset(seed=seed)
         self.replay = Replay(capacity, num_envs, size.observation_dim, size.action_dim, seed)
+        fill(self.replay, data, num_envs, capacity)
         self.task = torch.zeros(num_envs, dtype=torch.long, device=model.action_mask.device)
-        self.reward_scale = RunningVariance(variance=model.reward_scale.item() ** 2, count=float(num_envs))
+        self.reward_scale = RunningVariance()
+        taken = np.arange(data.meta.episode_length) < data.length[:, None]
+        self.reward_scale.update(torch.from_numpy(data.reward[taken]))
         self.env_steps = 0
 
     @torch.no_grad()
@@ -51,6 +82,7 @@ class OnlineEnvironment:
         action = action.cpu().numpy()
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.replay.add(self.obs, action, reward, terminated, truncated, info["final_obs"])
+        # Deviation D21: of all rewards seen, which are only divided by it; the public code also centres and clips them.
         self.reward_scale.update(torch.from_numpy(reward))
         self.obs = obs
         self.env_steps += len(obs)
@@ -79,36 +111,43 @@ class OnlineEnvironment:
         self.env_steps = state["env_steps"]
 
 
-def train_online(run: runs.Run, model: WorldModel, model_config: ModelConfig) -> None:
+def train_online(run: runs.Run, model: WorldModel, model_config: ModelConfig, data: Episodes) -> None:
     """Train policy and world model of `run.config` online and finish the run.
 
     Per policy update: H steps in every environment, one actor step, the critic's passes, then `model_updates` updates
-    of the world model on windows of the replay.
+    of the world model on windows of the replay, which begins with `data`.
     """
     settings = config.validate(ExtractConfig, run.config.settings, "settings")
-    online = settings.online
+    online, model_hash = settings.online, fingerprint(model)
     trainer = make_trainer(settings, model, run.device)
-    model_trainer = ModelTrainer(model, model_config.settings)
     seed = episode_seed("training", run.config.seed)
-    world = OnlineEnvironment(run.config.task, online.num_envs, online.replay_capacity, seed, model)
+    world = OnlineEnvironment(run.config.task, online.num_envs, online.replay_capacity, seed, model, data)
+    horizon = model_config.settings.horizon
+    tuner = Finetuner(model, model_config, online, lambda: world.replay.sample(online.model_batch_size, horizon))
     policy = latent_policy(model, trainer.actor, 0, get_task(run.config.task).action_dim)
-    if state := run.load_state():
+    measure = value_check(trainer, 0)
+    if state := load_state(run, model_hash):
         trainer.restore(state["trainer"])
-        model_trainer.restore(state["model_trainer"])
+        tuner.trainer.restore(state["tuner"])
         world.restore(state["world"])
     else:
-        curve_point(run, policy, env_steps=0, updates=0)
+        curve_point(run, policy, env_steps=0, updates=0, measure=measure)
     points = curve_updates(settings.updates, run.config.evaluation.curve_points)
     for _ in run.progress(settings.updates, trainer.updates):
+        progress = trainer.progress
         metrics = trainer.update(world.encode(), world.task, world)
         if not model.config.reward_bins:
             model.reward_scale.fill_(world.reward_scale.std)
-        for _ in range(online.model_updates):
-            batch = world.replay.sample(online.model_batch_size, model_config.settings.horizon)
-            model_metrics = model_trainer.update(to_device(batch, run.device), progress=1.0)
+        metrics |= tuner.update(progress)
+        run.watch(trainer.updates, metrics)
         if trainer.updates in points:
-            curve_point(run, policy, world.env_steps, trainer.updates, **metrics, **model_metrics)
+            curve_point(run, policy, world.env_steps, trainer.updates, measure=measure, **metrics)
         run.save_state(
-            lambda: {"trainer": trainer.state(), "model_trainer": model_trainer.state(), "world": world.state()}
+            lambda: {
+                "model_hash": model_hash,
+                "trainer": trainer.state(),
+                "tuner": tuner.trainer.state(),
+                "world": world.state(),
+            }
         )
     finish(run, trainer, model_config)
