@@ -1,6 +1,7 @@
 # make env        the environment .venv, as requirements.lock says
 # make test       the test suite             (PYTEST_ARGS="-k hopper" picks tests)
 # make reproduce  everything, and a report   (SCALE=test, demo, laptop or paper)
+# make bench      speed, as ratios to plain implementations in the same run
 # make readme     the README's figures and numbers, from a finished demo
 # make lint, make format                     checks and formatting of Python and Snakemake files
 # make lock       requirements.lock anew, after a pin changed in pyproject.toml
@@ -15,7 +16,7 @@ BIN := .venv/bin
 WITH_PATH := PATH="$(CURDIR)/$(BIN):$$PATH"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env test reproduce readme lint format lock
+.PHONY: env test reproduce bench readme lint format lock
 .DEFAULT_GOAL := env
 
 env: .venv/.stamp
@@ -35,6 +36,9 @@ test: env
 reproduce: env
 	$(WITH_PATH) $(BIN)/snakemake --cores all --config scale=$(SCALE)
 	$(WITH_PATH) $(BIN)/snakemake --cores all --config scale=$(SCALE) --report results/$(SCALE)/report.html
+
+bench: env
+	$(BIN)/python -m benchmarks
 
 readme: env
 	$(BIN)/python -m workflows.readme

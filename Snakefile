@@ -13,6 +13,7 @@ report: "workflows/report/workflow.rst"
 include: "workflows/rules/common.smk"
 include: "workflows/rules/configure.smk"
 include: "workflows/rules/collect.smk"
+include: "workflows/rules/import.smk"
 include: "workflows/rules/pretrain.smk"
 include: "workflows/rules/extract.smk"
 
@@ -26,6 +27,7 @@ include: "workflows/rules/evaluate.smk"
 include: "workflows/rules/collate.smk"
 include: "workflows/rules/plot.smk"
 include: "workflows/rules/tabulate.smk"
+include: "workflows/rules/film.smk"
 
 
 localrules:
@@ -46,3 +48,4 @@ rule all:
             ending=["pdf", "png"],
         ),
         expand("results/{scale}/tables/{stem}.md", scale=SCALE, stem=TABLES),
+        film_strips,

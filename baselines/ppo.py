@@ -5,7 +5,7 @@ Heavy libraries are imported inside the functions, so that reading the settings 
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -33,19 +33,22 @@ class Settings(Config):
     batch_size: Positive = 512
     n_epochs: Positive = 5
     learning_rate: Rate = 3e-4
+    final_lr: Rate = 3e-4  # reached linearly
     gamma: Share = 0.99
     gae_lambda: Share = 0.95
     clip_range: Rate = 0.2
     ent_coef: float = 0.0
     max_grad_norm: Rate = 1.0
+    target_kl: Rate | None = None  # an update ends early beyond it
+    log_std_init: float = 0.0
     units: Units = (256, 128, 64)
+    activation: Literal["tanh", "elu"] = "tanh"
 
 
 def train(run: "Run") -> None:
     """Train on normalised observations and rewards; `updates` counts passes over the rollouts."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.vec_env import VecNormalize
-    from torch import nn
 
     from pwm import envs
     from pwm.envs.sb3 import SB3VecEnv
@@ -55,9 +58,19 @@ def train(run: "Run") -> None:
     settings = config.validate(Settings, run.config.settings, "settings")
     env = SB3VecEnv(envs.make(run.config.task, settings.num_envs))
     normalised = VecNormalize(env, gamma=settings.gamma, clip_obs=CLIP_OBS)
-    own = settings.model_dump(exclude={"env_steps", "num_envs", "units"})
-    policy_kwargs = {"net_arch": list(settings.units), "activation_fn": nn.Tanh}
-    learner = PPO("MlpPolicy", normalised, policy_kwargs=policy_kwargs, seed=run.config.seed, device=run.device, **own)
+    own = settings.model_dump(
+        exclude={"env_steps", "num_envs", "learning_rate", "final_lr", "log_std_init", "units", "activation"}
+    )
+    network = {"net_arch": list(settings.units), "activation_fn": _activation(settings)}
+    learner = PPO(
+        "MlpPolicy",
+        normalised,
+        learning_rate=lambda left: settings.final_lr + (settings.learning_rate - settings.final_lr) * left,
+        policy_kwargs=network | {"log_std_init": settings.log_std_init},
+        seed=run.config.seed,
+        device=run.device,
+        **own,
+    )
     normalised.seed(episode_seed("training", run.config.seed))  # the learner has seeded it with the bare run seed
     points = run.config.evaluation.curve_points
     progress = {"points": -1}
@@ -95,13 +108,19 @@ def _tensors(learner: Any) -> dict[str, Any]:
     return weights | {name: torch.from_numpy(value.copy()) for name, value in moments.items()}
 
 
+def _activation(settings: Settings) -> "type[nn.Module]":
+    from torch import nn
+
+    return {"tanh": nn.Tanh, "elu": nn.ELU}[settings.activation]
+
+
 def _network(settings: Settings, task: str) -> "nn.Sequential":
     from torch import nn
 
     widths = [get_task(task).observation_dim, *settings.units]
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.Tanh()]
+        layers += [nn.Linear(inputs, outputs), _activation(settings)()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], get_task(task).action_dim))
 
 

@@ -80,40 +80,6 @@ class WorldModelConfig(Config):
         return self
 
 
-class LearnerConfig(Config):
-    """The online learner (soft actor-critic) whose replay or checkpoints make a data set."""
-
-    env_steps: Positive = 20_000  # decisions
-    units: Units = (256, 256)
-    batch_size: Positive = 256
-    learning_rate: Rate = 1e-3
-    random_steps: Positive = 1_000  # decisions before the first update
-    checkpoints: Positive = 6  # kept at equal distances, the last one at the end
-
-
-class CollectConfig(Config):
-    """How a task's episodes are made.
-
-    random: uniform actions. replay: the learner's own last episodes, fewer where it made fewer. checkpoints: the
-    learner's checkpoints in turn, each episode with one of the noise levels and bursts of random or constant actions.
-    """
-
-    behaviour: Literal["random", "replay", "checkpoints"] = "random"
-    episodes: Positive = 100
-    learner: LearnerConfig = LearnerConfig()
-    noise: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0, 0.1, 0.3, 0.6)
-    burst_probability: Share = 0.02  # per decision, of starting a burst
-    burst_length: tuple[Positive, Positive] = (4, 20)  # shortest, longest
-
-    @model_validator(mode="after")
-    def _check(self) -> "CollectConfig":
-        if self.burst_length[0] > self.burst_length[1]:
-            raise ValueError(f"burst_length {list(self.burst_length)} must be [shortest, longest]")
-        if self.behaviour == "checkpoints" and self.episodes < self.learner.checkpoints:
-            raise ValueError(f"episodes {self.episodes} are fewer than learner.checkpoints {self.learner.checkpoints}")
-        return self
-
-
 class PretrainConfig(Config):
     """Training of a world model on episodes (paper, section 2)."""
 
@@ -133,9 +99,12 @@ class PretrainConfig(Config):
     final_lr: Rate = 3e-4  # reached linearly; constant in the paper
     encoder_lr_scale: Rate = 1.0  # 0.3 in TD-MPC2
     grad_norm: Rate = 20.0
+    piece: Positive | None = None  # decisions; windows stay within pieces of this length, as if episodes were cut
 
     @model_validator(mode="after")
     def _check(self) -> "PretrainConfig":
+        if self.piece is not None and self.piece < self.horizon:
+            raise ValueError(f"piece {self.piece} has no window of horizon {self.horizon}")
         if self.world_model.num_q and not self.value_coef:
             raise ValueError("value_coef 0 leaves the Q-functions untrained; give world_model num_q: 0")
         return self
@@ -199,6 +168,73 @@ class ExtractConfig(Config):
     def _check(self) -> "ExtractConfig":
         if self.finetune and self.online:
             raise ValueError("online training has model_updates of its own; remove finetune")
+        return self
+
+
+class SACLearner(Config):
+    """Soft actor-critic as the online learner whose replay and checkpoints go into a data set."""
+
+    algorithm: Literal["sac"] = "sac"
+    env_steps: Positive = 20_000  # decisions, over all environments
+    num_envs: Positive = 1
+    updates_per_step: Rate = 1.0  # gradient steps a decision
+    units: Units = (256, 256)
+    batch_size: Positive = 256
+    learning_rate: Rate = 1e-3
+    random_steps: Positive = 1_000  # decisions before the first update
+    checkpoints: Positive = 6  # kept at equal distances, the last one at the end
+
+
+class PWMLearner(Config):
+    """PWM online as that learner; its world model is trained on random episodes of its own first."""
+
+    algorithm: Literal["pwm"]
+    model: PretrainConfig = PretrainConfig()
+    policy: ExtractConfig = ExtractConfig(online=OnlineConfig())
+    random_steps: Positive = 10_000  # decisions, over all environments, before the first update
+    checkpoints: Positive = 6  # as above
+
+    @model_validator(mode="after")
+    def _check(self) -> "PWMLearner":
+        if self.policy.online is None or self.policy.horizon < self.model.horizon:
+            raise ValueError("policy must have an online block and at least the model's horizon")
+        if self.random_steps < self.policy.online.num_envs * self.model.horizon:
+            raise ValueError(f"random_steps {self.random_steps} fill no window of horizon {self.model.horizon}")
+        return self
+
+
+class Mixture(Config):
+    """Episodes of a data set by the behaviour that acts in them.
+
+    random: uniform actions. expert: the task's scripted policy. replay: the learner's own last episodes, fewer where it
+    made fewer. checkpoints: the learner's checkpoints in turn. Experts and checkpoints act with noise and bursts.
+    """
+
+    random: Count = 0
+    expert: Count = 0
+    replay: Count = 0
+    checkpoints: Count = 0
+
+
+class CollectConfig(Config):
+    """How a task's episodes are made."""
+
+    mixture: Mixture = Mixture(random=100)
+    tdmpc2: bool = False  # TD-MPC2's official episodes in place of all the rest; the scale's `tdmpc2_data` has them
+    learner: SACLearner | PWMLearner = Field(SACLearner(), discriminator="algorithm")
+    noise: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0, 0.1, 0.3, 0.6)
+    burst_probability: Share = 0.02  # per decision, of starting a burst
+    burst_length: tuple[Positive, Positive] = (4, 20)  # shortest, longest
+
+    @model_validator(mode="after")
+    def _check(self) -> "CollectConfig":
+        if self.burst_length[0] > self.burst_length[1]:
+            raise ValueError(f"burst_length {list(self.burst_length)} must be [shortest, longest]")
+        if self.mixture == Mixture():
+            raise ValueError("the mixture has no episodes of any behaviour")
+        if 0 < self.mixture.checkpoints < self.learner.checkpoints:
+            few = f"mixture.checkpoints {self.mixture.checkpoints}"
+            raise ValueError(f"{few} are fewer than learner.checkpoints {self.learner.checkpoints}")
         return self
 
 
@@ -302,11 +338,15 @@ def validate(cls: type[AnyConfig], data: dict[str, Any], where: str) -> AnyConfi
 
 def _first_problem(cls: type[Config], error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    where = problem["loc"]
+    # What follows `learner` is not a key but the algorithm, by which its class was chosen.
+    key = ".".join(str(part) for before, part in zip(("", *where), where, strict=False) if before != "learner")
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(problem["loc"][-1]), _all_keys(cls), n=1)
         hint = f"; did you mean '{near[0]}'?" if near else "; remove it"
         return f"unknown key '{key}'{hint}"
+    if problem["type"] == "union_tag_not_found":
+        return f"key '{key}.algorithm' is missing; add it"
     if problem["type"] == "missing":
         return f"key '{key}' is missing; add it"
     message = problem["msg"].removeprefix("Value error, ")

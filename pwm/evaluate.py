@@ -43,6 +43,8 @@ class Evaluation:
 
     def score(self, rule: str) -> float:
         """The task's score by its rule (`Task.score`; paper, section 4)."""
+        if rule == "success":
+            return float(self.success_last.mean())
         return float(self.returns.mean()) / RETURN_UNIT[rule]
 
 
@@ -129,6 +131,7 @@ def evaluate_run(folder: Path, episodes: int) -> dict[str, Any]:
     return {
         "score": result.score(rule),
         "score_rule": rule,
+        "simulator": envs.simulator(run_config.task),
         "return_mean": float(result.returns.mean()),
         "return_std": float(result.returns.std()),
         "success_last": float(result.success_last.mean()),

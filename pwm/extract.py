@@ -20,7 +20,7 @@ from torch import Tensor
 from pwm import config, runs
 from pwm.agent import PolicyTrainer
 from pwm.algorithms import Policy
-from pwm.config import ExtractConfig, FinetuneConfig, ModelConfig, RunConfig
+from pwm.config import ExtractConfig, FinetuneConfig, ModelConfig, PretrainConfig, RunConfig
 from pwm.data.episodes import Episodes
 from pwm.data.windows import Batch, WindowSampler
 from pwm.envs.tasks import get_task
@@ -92,16 +92,22 @@ class Finetuner:
 
     Args:
         model: the world model.
-        model_config: what it was trained by, with its window's horizon.
+        trained: what it was trained by, its window's horizon included.
+        tasks: its tasks.
         settings: number of updates, and their learning rate.
         sample: draws the windows, with the task's index in the model.
     """
 
     def __init__(
-        self, model: WorldModel, model_config: ModelConfig, settings: FinetuneConfig, sample: Callable[[], Batch]
+        self,
+        model: WorldModel,
+        trained: PretrainConfig,
+        tasks: tuple[str, ...],
+        settings: FinetuneConfig,
+        sample: Callable[[], Batch],
     ) -> None:
         rates = {"learning_rate": settings.model_lr, "final_lr": settings.model_final_lr, "value_coef": 0.0}
-        self.trainer = make_model_trainer(model, model_config.settings.model_copy(update=rates), model_config.tasks)
+        self.trainer = make_model_trainer(model, trained.model_copy(update=rates), tasks)
         self.updates, self.sample, self.device = settings.model_updates, sample, model.action_mask.device
 
     def update(self, progress: float) -> dict[str, Tensor]:
@@ -143,10 +149,10 @@ def extract(run: runs.Run, model: WorldModel, model_config: ModelConfig, data: E
     trainer = make_trainer(settings, model, run.device)
     tuner, size, horizon = None, 1, 1
     if settings.finetune:
-        size, horizon = settings.finetune.model_batch_size, model_config.settings.horizon
-        tuner = Finetuner(
-            model, model_config, settings.finetune, lambda: sampler.sample()._replace(task=torch.full((size,), index))
-        )
+        trained = model_config.settings
+        size, horizon = settings.finetune.model_batch_size, trained.horizon
+        draw = lambda: sampler.sample()._replace(task=torch.full((size,), index))  # noqa: E731
+        tuner = Finetuner(model, trained, model_config.tasks, settings.finetune, draw)
     sampler = WindowSampler([data], size, horizon, run.config.seed, model.observation_dim, model.action_dim)
     policy = latent_policy(model, trainer.actor, index, get_task(run.config.task).action_dim)
     measure = value_check(trainer, index)

@@ -8,12 +8,13 @@ at the task. Light to import: no torch, no simulator.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pwm import algorithms, config
 from pwm.config import CollectConfig, Config, Count, DataConfig, EvaluationConfig, ModelConfig, Positive, RunConfig
+from pwm.data.tdmpc2_files import official_set
 from pwm.envs.tasks import SUITES, get_task
 from pwm.errors import UserError
 
@@ -33,7 +34,8 @@ class Resources(Config):
 class SuiteConfig(Config):
     """One suite of a scale. Settings are as for `PretrainConfig`, `CollectConfig` and the algorithms' own classes."""
 
-    # task: what it alone needs, laid over the rest; collect: settings, world_models or an algorithm: variant: settings
+    # task: what it alone needs, laid over the rest; collect: settings, world_models or an algorithm: variant: settings.
+    # A family's name stands for all of its tasks in the suite; what is said later is laid over what was said before.
     tasks: Annotated[dict[str, dict[str, dict[str, Any]]], Field(min_length=1)]
     seeds: Positive
     model_seeds: Positive = 1  # of each world model; run seed k uses model seed k modulo this
@@ -49,6 +51,27 @@ class ScaleConfig(Config):
     episodes: Positive = 10  # of a final evaluation
     evaluation: EvaluationConfig = EvaluationConfig()
     resources: dict[str, Resources] = Field(default_factory=dict)  # by rule; `default` for the others
+    tdmpc2_data: str = "data/tdmpc2"  # folder of TD-MPC2's official files, mt30/*.pt and mt80/*.pt
+
+    @field_validator("suites", mode="before")
+    @classmethod
+    def _name_all_tasks(cls, suites: Any) -> Any:
+        if not isinstance(suites, dict):
+            return suites
+        return {name: _with_all_tasks(name, suite) for name, suite in suites.items()}
+
+
+def _with_all_tasks(name: str, suite: Any) -> Any:
+    """A suite's settings with every task in the place of its family."""
+    if not isinstance(suite, dict) or not isinstance(suite.get("tasks"), dict):
+        return suite
+    tasks: dict[str, Any] = {}
+    for key, changes in suite["tasks"].items():
+        family = [task for task in SUITES.get(name, ()) if get_task(task).family == key]
+        for task in family or [key]:
+            mergeable = isinstance(changes, dict) and isinstance(tasks.get(task), dict)
+            tasks[task] = config.merge(tasks[task], changes) if mergeable else changes
+    return suite | {"tasks": tasks}
 
 
 @dataclass(frozen=True, order=True)
@@ -104,6 +127,7 @@ class Matrix:
         self.config = config.validate(ScaleConfig, config.read_yaml(file), str(file))
         self._configs: dict[RunId | ModelId | str, Config] = {}
         rules = {"default", "collect", "pretrain", "extract", "evaluate", "collate", "plot", "tabulate"}
+        rules |= {"film_strip", "import"}
         rules |= set(algorithms.names())
         if unknown := self.config.resources.keys() - rules:
             raise UserError(f"{file}: resources: unknown rule '{min(unknown)}'; choose from {', '.join(sorted(rules))}")
@@ -122,6 +146,14 @@ class Matrix:
     def data_sets(self) -> list[str]:
         """The tasks whose episodes are collected, sorted."""
         return sorted(key for key in self._configs if isinstance(key, str))
+
+    def imports(self) -> dict[str, list[str]]:
+        """The data sets that are imported, sorted, by the official set of TD-MPC2's that they are taken from."""
+        sets: dict[str, list[str]] = {}
+        for task in self.data_sets():
+            if self._configs[task].settings.tdmpc2:
+                sets.setdefault(official_set(task), []).append(task)
+        return sets
 
     def text(self, key: RunId | ModelId | str) -> str:
         """The content of config.yaml of a run, a world model or a task's data set.
@@ -168,6 +200,12 @@ class Matrix:
             where = f"{self.file}: suites.{suite} ({task})"
             data = config.merge(settings.collect, changes.get("collect", {}))
             resolved = config.validate(CollectConfig, data, f"{where}.collect")
+            if resolved.mixture.expert and get_task(task).family != "metaworld":
+                raise UserError(f"{where}.collect.mixture: {task} has no scripted expert; set expert to 0 for it")
+            if resolved.tdmpc2 and official_set(task) is None:
+                raise UserError(f"{where}.collect: TD-MPC2's data do not have {task}; give it a mixture")
+            if resolved.tdmpc2:
+                resolved = CollectConfig(tdmpc2=True)
             mine = DataConfig(scale=self.scale, task=task, seed=0, settings=resolved)
             if self._configs.setdefault(task, mine) != mine:
                 raise UserError(
@@ -247,16 +285,27 @@ def _own_settings(settings: SuiteConfig, task: str, section: str, variant: str, 
     return variants.get(variant, {})
 
 
-def check_command_line(given: dict[str, Any]) -> tuple[str, bool]:
-    """The scale (default `demo`) and whether partial results are wanted, from Snakemake's `--config`.
+class CommandLine(NamedTuple):
+    """What Snakemake's `--config` asks for."""
+
+    scale: str
+    partial: bool
+    download: bool
+
+
+def check_command_line(given: dict[str, Any]) -> CommandLine:
+    """The scale (default `demo`), whether partial results are wanted, and whether TD-MPC2's data may be downloaded.
 
     Raises:
         UserError: another key, or a value of a wrong type.
     """
-    for key in given:
-        if key not in ("scale", "partial"):
-            raise UserError(f"--config: unknown key '{key}'; use scale=<name> or partial=true")
-    partial = str(given.get("partial", "false")).lower()  # Snakemake hands `partial=true` over as text
-    if partial not in ("true", "false"):
-        raise UserError(f"--config: partial must be true or false, got '{partial}'")
-    return str(given.get("scale", "demo")), partial == "true"
+    flags = {"partial": False, "download": False}
+    for key, value in given.items():
+        if key in flags:
+            text = str(value).lower()  # Snakemake hands `partial=true` over as text
+            if text not in ("true", "false"):
+                raise UserError(f"--config: {key} must be true or false, got '{text}'")
+            flags[key] = text == "true"
+        elif key != "scale":
+            raise UserError(f"--config: unknown key '{key}'; use scale=<name>, partial=true or download=true")
+    return CommandLine(str(given.get("scale", "demo")), **flags)

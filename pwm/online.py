@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from pwm import config, envs, runs
-from pwm.agent import RunningVariance
+from pwm.agent import PolicyTrainer, RunningVariance
 from pwm.config import ExtractConfig, ModelConfig
 from pwm.data.episodes import Episodes
 from pwm.data.replay import Replay
-from pwm.envs.tasks import get_task
+from pwm.envs import TaskVectorEnv
 from pwm.evaluate import curve_point, curve_updates, episode_seed
 from pwm.extract import Finetuner, fingerprint, finish, latent_policy, load_state, make_trainer, value_check
 from pwm.nn.world_model import WorldModel
@@ -51,26 +51,33 @@ class OnlineEnvironment:
     """The real environments beside the model's rollout: steps them, stores the transitions, reports episode ends.
 
     Args:
-        task: task name.
-        num_envs: parallel environments, B.
+        env: parallel environments, B, of the task.
         capacity: transitions kept for training the world model.
         seed: of the environments and of the replay's draws.
         model: the world model, whose reward scale follows the rewards seen.
-        data: the episodes that the world model was trained on, with which replay and reward scale begin.
+        data: the episodes that the world model was trained on, with which replay and reward scale begin. None: they
+            begin empty.
     """
 
-    def __init__(self, task: str, num_envs: int, capacity: int, seed: int, model: WorldModel, data: Episodes) -> None:
-        size = get_task(task)
+    def __init__(
+        self, env: TaskVectorEnv, capacity: int, seed: int, model: WorldModel, data: Episodes | None = None
+    ) -> None:
         self.model = model
-        self.env = envs.make(task, num_envs, seed)
-        self.obs, _ = self.env.reset(seed=seed)
-        self.replay = Replay(capacity, num_envs, size.observation_dim, size.action_dim, seed)
-        fill(self.replay, data, num_envs, capacity)
-        self.task = torch.zeros(num_envs, dtype=torch.long, device=model.action_mask.device)
+        self.env = env
+        self.obs, _ = env.reset(seed=seed)
+        self.replay = Replay(capacity, env.num_envs, env.task.observation_dim, env.task.action_dim, seed)
+        self.task = torch.zeros(env.num_envs, dtype=torch.long, device=model.action_mask.device)
         self.reward_scale = RunningVariance()
-        taken = np.arange(data.meta.episode_length) < data.length[:, None]
-        self.reward_scale.update(torch.from_numpy(data.reward[taken]))
+        if data is not None:
+            fill(self.replay, data, env.num_envs, capacity)
+            taken = np.arange(data.meta.episode_length) < data.length[:, None]
+            self.reward_scale.update(torch.from_numpy(data.reward[taken]))
         self.env_steps = 0
+
+    def scale_rewards(self) -> None:
+        """Let a model with a scalar head learn rewards in units of their standard deviation so far."""
+        if not self.model.config.reward_bins:
+            self.model.reward_scale.fill_(self.reward_scale.std)
 
     @torch.no_grad()
     def encode(self) -> Tensor:
@@ -111,20 +118,30 @@ class OnlineEnvironment:
         self.env_steps = state["env_steps"]
 
 
-def train_online(run: runs.Run, model: WorldModel, model_config: ModelConfig, data: Episodes) -> None:
-    """Train policy and world model of `run.config` online and finish the run.
+def online_update(trainer: PolicyTrainer, tuner: Finetuner, world: OnlineEnvironment) -> dict[str, Tensor | float]:
+    """H steps in every environment, one actor step, the critic's passes, then the world model's updates.
 
-    Per policy update: H steps in every environment, one actor step, the critic's passes, then `model_updates` updates
-    of the world model on windows of the replay, which begins with `data`.
+    Returns:
+        The metrics of the policy update and of the last model update.
     """
+    progress = trainer.progress
+    metrics = trainer.update(world.encode(), world.task, world)
+    world.scale_rewards()
+    return metrics | tuner.update(progress)
+
+
+def train_online(run: runs.Run, model: WorldModel, model_config: ModelConfig, data: Episodes) -> None:
+    """Train policy and world model of `run.config` online and finish the run; the replay begins with `data`."""
     settings = config.validate(ExtractConfig, run.config.settings, "settings")
     online, model_hash = settings.online, fingerprint(model)
     trainer = make_trainer(settings, model, run.device)
     seed = episode_seed("training", run.config.seed)
-    world = OnlineEnvironment(run.config.task, online.num_envs, online.replay_capacity, seed, model, data)
-    horizon = model_config.settings.horizon
-    tuner = Finetuner(model, model_config, online, lambda: world.replay.sample(online.model_batch_size, horizon))
-    policy = latent_policy(model, trainer.actor, 0, get_task(run.config.task).action_dim)
+    env = envs.make(run.config.task, online.num_envs, seed)
+    world = OnlineEnvironment(env, online.replay_capacity, seed, model, data)
+    trained = model_config.settings
+    draw = lambda: world.replay.sample(online.model_batch_size, trained.horizon)  # noqa: E731
+    tuner = Finetuner(model, trained, model_config.tasks, online, draw)
+    policy = latent_policy(model, trainer.actor, 0, env.task.action_dim)
     measure = value_check(trainer, 0)
     if state := load_state(run, model_hash):
         trainer.restore(state["trainer"])
@@ -134,11 +151,7 @@ def train_online(run: runs.Run, model: WorldModel, model_config: ModelConfig, da
         curve_point(run, policy, env_steps=0, updates=0, measure=measure)
     points = curve_updates(settings.updates, run.config.evaluation.curve_points)
     for _ in run.progress(settings.updates, trainer.updates):
-        progress = trainer.progress
-        metrics = trainer.update(world.encode(), world.task, world)
-        if not model.config.reward_bins:
-            model.reward_scale.fill_(world.reward_scale.std)
-        metrics |= tuner.update(progress)
+        metrics = online_update(trainer, tuner, world)
         run.watch(trainer.updates, metrics)
         if trainer.updates in points:
             curve_point(run, policy, world.env_steps, trainer.updates, measure=measure, **metrics)

@@ -82,7 +82,7 @@ def pretrain(run: runs.Run, datasets: list[Episodes]) -> None:
         # Deviation D4: the data's standard deviation, known beforehand; the paper divides by a running one.
         model.reward_scale.fill_(reward_std(datasets))
     trainer = make_model_trainer(model, settings, run.config.tasks)
-    sampler = WindowSampler(datasets, settings.batch_size, settings.horizon, run.config.seed)
+    sampler = WindowSampler(datasets, settings.batch_size, settings.horizon, run.config.seed, piece=settings.piece)
     start = 0
     if state := run.load_state():
         trainer.restore(state["trainer"])

@@ -25,7 +25,7 @@ from pwm.runs import write_atomically
 IDENTITY = ["suite", "task", "algorithm", "variant", "seed"]
 EVALUATED = ["score", "return_mean", "return_std", "success_last", "success_any", "episodes"]
 TRAINED = ["env_steps", "updates", "train_wall_s"]
-SCORES = ["scale", *IDENTITY, *EVALUATED, *TRAINED, "eval_wall_s", "device", "commit"]
+SCORES = ["scale", *IDENTITY, *EVALUATED, *TRAINED, "eval_wall_s", "device", "simulator", "commit"]
 CURVES = ["scale", *IDENTITY, "env_steps", "updates", "wall_time_s", "return", "success"]
 
 
@@ -36,7 +36,7 @@ def identity(scale: str, run: RunId) -> dict[str, Any]:
 
 def score_row(scale: str, run: RunId, folder: Path) -> dict[str, Any]:
     """A run's row of scores.csv."""
-    facts = _read_facts(folder / "eval.json", [*EVALUATED, "eval_wall_s"])
+    facts = _read_facts(folder / "eval.json", [*EVALUATED, "eval_wall_s", "simulator"])
     facts |= _read_facts(folder / "manifest.json", [*TRAINED, "device", "commit"])
     return identity(scale, run) | facts
 
@@ -54,16 +54,23 @@ def curve_rows(scale: str, run: RunId, folder: Path) -> pd.DataFrame:
 
 
 def data_rows(scale: str, suite: str, task: str, folder: Path) -> list[dict[str, Any]]:
-    """A data set's rows of data.csv: the mean and the best return of its episodes, scored as a run's would be.
+    """A data set's rows of data.csv: the mean and the best of its episodes, scored as a run's would be.
 
-    Its checksums were verified by whoever trained on it.
+    There are none where the score is success and the data do not tell it. Its checksums were verified by whoever
+    trained on it.
     """
     meta = Episodes.open(folder, verify=False, expected_task=task).meta
-    returns = {"mean": meta.statistics.return_mean, "best": meta.statistics.return_max}
-    unit = RETURN_UNIT[get_task(task).score]
+    known, rule = meta.statistics, get_task(task).score
+    returns = {"mean": known.return_mean, "best": known.return_max}
+    if rule != "success":
+        score = {name: value / RETURN_UNIT[rule] for name, value in returns.items()}
+    elif known.success_mean is not None:
+        score = {"mean": known.success_mean, "best": float(known.success_mean > 0)}
+    else:
+        return []
     return [
         identity(scale, RunId(suite, task, "data", statistic, 0))
-        | {"score": value / unit, "return_mean": value, "episodes": meta.episodes}
+        | {"score": score[statistic], "return_mean": value, "episodes": meta.episodes}
         for statistic, value in returns.items()
     ]
 

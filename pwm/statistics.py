@@ -23,9 +23,9 @@ REPS = 2000  # bootstrap resamples
 CONFIDENCE = 0.95
 RUN_KEYS = ["suite", "task", "algorithm", "variant", "seed"]  # what names a run within a scale
 SCORE_COLUMNS = ["scale", *RUN_KEYS, "score", "return_mean", "return_std", "success_last", "success_any", "episodes"]
-SCORE_COLUMNS += ["env_steps", "updates", "train_wall_s", "eval_wall_s", "device", "commit"]
+SCORE_COLUMNS += ["env_steps", "updates", "train_wall_s", "eval_wall_s", "device", "simulator", "commit"]
 CURVE_COLUMNS = ["scale", *RUN_KEYS, "env_steps", "updates", "wall_time_s", "return", "success"]
-TEXT_COLUMNS = ("scale", "suite", "task", "algorithm", "variant", "device", "commit")
+TEXT_COLUMNS = ("scale", "suite", "task", "algorithm", "variant", "device", "simulator", "commit")
 
 
 class Estimate(NamedTuple):

@@ -35,7 +35,7 @@ def make_scores(runs: pd.DataFrame, scale: str) -> pd.DataFrame:
     scores = runs.assign(scale=scale, return_mean=returns, return_std=10.0, episodes=10, env_steps=1000, updates=100)
     scores["score"] = scores["return_mean"] / np.where(scores["suite"] == "locomotion", 1, 1000)
     scores = scores.assign(success_last=np.nan, success_any=np.nan, train_wall_s=60.0, eval_wall_s=1.0)
-    return scores.assign(device="cpu", commit="abc1234")[SCORE_COLUMNS]
+    return scores.assign(device="cpu", simulator="mujoco 3.3.0", commit="abc1234")[SCORE_COLUMNS]
 
 
 def make_curves(scores: pd.DataFrame, points: int = 12) -> pd.DataFrame:

@@ -1,16 +1,18 @@
 """How data is made: the perturbations' statistics, episodes cut right, roll-outs as a step-by-step loop has them."""
 
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support import refusal
+from support import TINY, TINY_POLICY, refusal
 
-from pwm import envs
-from pwm.collect import NUM_ENVS, Perturbed, collect, roll_out, write_replay
-from pwm.config import CollectConfig, DataConfig
+from pwm import behaviours, envs
+from pwm.behaviours import Perturbed, Recorder, roll_out
+from pwm.collect import NUM_ENVS, collect
+from pwm.config import CollectConfig, DataConfig, validate
 from pwm.data.episodes import Episodes
+from pwm.envs.metaworld import scripted_expert
+from pwm.learners import train_learner
 from pwm.runs import Run
 
 NEVER = {"burst_probability": 0.0}
@@ -22,8 +24,8 @@ class MadeUpWriter:
     def __init__(self):
         self.episodes = []
 
-    def add(self, obs, action, reward, terminated):
-        self.episodes.append((np.array(obs), np.array(action), np.array(reward), terminated))
+    def add(self, obs, action, reward, terminated, success):
+        self.episodes.append((np.array(obs), np.array(action), np.array(reward), terminated, success))
 
 
 def act(steps, noise, episode=None, policy=None, action_dim=2, seed=0, **settings):
@@ -160,40 +162,40 @@ def test_roll_out_is_what_stepping_by_hand_gives():
     assert len({len(episode[2]) for episode in expected}) > 2
 
 
-def replay(dones, timeouts):
-    """A learner whose replay holds numbered steps; what follows an end is another episode's observation."""
-    n = len(dones)
-    column = np.arange(n, dtype=np.float32)[:, None, None]
-    spare = np.full((3, 1, 1), -1.0, np.float32)  # room of the buffer that was not filled
-    buffer = SimpleNamespace(
-        observations=np.concatenate([column, spare]),
-        next_observations=np.concatenate([column + 0.5, spare]),
-        actions=np.concatenate([-column, spare]),
-        rewards=np.concatenate([10 * column[:, 0], spare[:, 0]]),
-        dones=np.concatenate([np.array(dones, float)[:, None], np.ones((3, 1))]),
-        timeouts=np.concatenate([np.array(timeouts, float)[:, None], np.ones((3, 1))]),
-        size=lambda: n,
-    )
-    return SimpleNamespace(replay_buffer=buffer)
+def test_recorder_keeps_the_last_episodes_over_a_snapshot():
+    """A recorder that was taken down in the middle has the episodes, or the last five, of one that was not."""
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1.5, 1.5, (300, 3, 3))
+
+    def record(stops, keep):
+        recorder = Recorder(envs.make("hopper", 3, 4), keep)
+        recorder.reset(seed=4)
+        for t, action in enumerate(actions):
+            if t in stops:
+                state = recorder.state()
+                assert all(isinstance(value, np.ndarray) for value in state.values())
+                recorder = Recorder(envs.make("hopper", 3, 9), keep)
+                recorder.restore(state)
+            recorder.step(action)
+        return list(recorder.finished)
+
+    everything = record((), None)
+    assert len(everything) > 10 and sorted({i for i, _ in everything}) == [0, 1, 2]
+    for found, expected in ((record((0, 17, 150), None), everything), (record((40, 299), 5), everything[-5:])):
+        assert len(found) == len(expected)
+        for (i, ours), (j, theirs) in zip(found, expected, strict=True):
+            assert i == j and ours[3:] == theirs[3:] == (True, None)
+            for a, b in zip(ours[:3], theirs[:3], strict=True):
+                assert a.dtype == np.float32
+                np.testing.assert_array_equal(a, b)
+    first = next(episode for i, episode in everything if i == 1)
+    np.testing.assert_array_equal(first.action, actions[: len(first.action), 1].clip(-1, 1).astype(np.float32))
 
 
-def test_replay_is_cut_into_episodes():
-    """Three whole episodes of 2, 3 and 1 steps, the second cut by time; the last two steps are of one under way."""
-    learner = replay([0, 1, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 0, 0, 0])
-    whole = [([0, 1, 1.5], [0, 1], True), ([2, 3, 4, 4.5], [2, 3, 4], False), ([5, 5.5], [5], True)]
-    for count in (3, 2, 1):
-        writer = MadeUpWriter()
-        write_replay(learner, writer, count)
-        assert len(writer.episodes) == count
-        for (obs, action, reward, terminated), (o, a, t) in zip(writer.episodes, whole[-count:], strict=True):
-            assert obs.ravel().tolist() == o and terminated is t
-            assert action.ravel().tolist() == [-x for x in a] and reward.tolist() == [10 * x for x in a]
-
-
-def run_collect(folder, **settings):
-    config = DataConfig(scale="test", task="hopper", seed=2, settings=CollectConfig(**settings))
+def run_collect(folder, task="hopper", **settings):
+    config = DataConfig(scale="test", task=task, seed=2, settings=CollectConfig(**settings))
     collect(Run(folder / "run", config), folder / "set")
-    return Episodes.open(folder / "set", expected_task="hopper")
+    return Episodes.open(folder / "set", expected_task=task)
 
 
 @pytest.fixture(autouse=True)
@@ -202,34 +204,98 @@ def states_lie_in_the_tests_folder(tmp_path, monkeypatch):
 
 
 def test_random_collection(tmp_path):
-    data = run_collect(tmp_path, behaviour="random", episodes=NUM_ENVS + 3)
-    assert len(data.length) == NUM_ENVS + 3 and data.meta.seed == 2 and data.meta.collector["behaviour"] == "random"
+    data = run_collect(tmp_path, mixture={"random": NUM_ENVS + 3})
+    assert len(data.length) == NUM_ENVS + 3 and data.meta.seed == 2
+    assert data.meta.collector["mixture"] == {"random": NUM_ENVS + 3, "expert": 0, "replay": 0, "checkpoints": 0}
+    assert data.meta.statistics.success_mean is None
     steps = np.concatenate([row[:n] for row, n in zip(data.action, data.length, strict=True)])
     assert abs(steps.mean()) < 0.05 and steps.std() == pytest.approx(3**-0.5, rel=0.05)  # uniform on [−1, 1]
-    again = run_collect(tmp_path / "again", behaviour="random", episodes=NUM_ENVS + 3)
+    again = run_collect(tmp_path / "again", mixture={"random": NUM_ENVS + 3})
     assert again.meta.sha256 == data.meta.sha256
 
 
-def test_every_checkpoint_has_its_share(tmp_path, monkeypatch):
-    """Seven episodes from three checkpoints: 2, 3 and 2, by three policies that differ, from seeds that differ."""
+SAC = {"algorithm": "sac", "env_steps": 240, "units": (4,), "batch_size": 4, "random_steps": 20, "checkpoints": 3}
+ONLINE = {"num_envs": 3, "replay_capacity": 600, "model_updates": 1, "model_batch_size": 4}
+PWM = {
+    "algorithm": "pwm",
+    "model": {"world_model": TINY, "updates": 5, "batch_size": 4, "horizon": 3},
+    "policy": {"updates": 30, "horizon": 3, "online": ONLINE, **TINY_POLICY},
+    "random_steps": 60,
+    "checkpoints": 3,
+}
+
+
+@pytest.mark.parametrize("learner", [SAC, SAC | {"num_envs": 3, "updates_per_step": 0.5}, PWM], ids=["1", "3", "pwm"])
+def test_a_mixture_has_every_behaviours_share(tmp_path, monkeypatch, learner):
+    """The replay, four random episodes, then seven of three checkpoints that differ, from seeds that differ."""
     calls = []
 
     def record(env, behaviour, episodes, seed, writer):
-        action = behaviour.policy(np.full((1, 11), 0.3, np.float32))
-        calls.append((episodes, seed, behaviour.noise.tolist(), action.tolist()))
+        act = behaviour.policy or (lambda obs: np.zeros(3))
+        calls.append((episodes, seed, behaviour.noise.tolist(), act(np.full((1, 11), 0.3, np.float32)).tolist()))
         roll_out(env, behaviour, episodes, seed, writer)
 
     monkeypatch.setattr("pwm.collect.roll_out", record)
-    learner = {"env_steps": 90, "units": (4,), "batch_size": 4, "random_steps": 20, "checkpoints": 3}
-    data = run_collect(tmp_path, behaviour="checkpoints", episodes=7, learner=learner, noise=(0.0, 0.5))
-    assert len(data.length) == 7 and [call[0] for call in calls] == [2, 3, 2]
-    assert len({call[1] for call in calls}) == 3 and calls[0][2] == [0.0, 0.5, 0.0, 0.5, 0.0, 0.5, 0.0]
-    assert len({str(call[3]) for call in calls}) == 3
+    mixture = {"random": 4, "replay": 2, "checkpoints": 7}
+    data = run_collect(tmp_path, mixture=mixture, learner=learner, noise=(0.0, 0.5))
+    assert len(data.length) == 13 and [call[0] for call in calls] == [4, 2, 3, 2]
+    assert len({call[1] for call in calls}) == 4 and calls[1][2] == ([0.0, 0.5] * 6)[:11]
+    assert len({str(call[3]) for call in calls}) == 4
+    config = DataConfig(scale="test", task="hopper", seed=2, settings=validate(CollectConfig, data.meta.collector, ""))
+    replay = train_learner(
+        Run(tmp_path / "alone", config), keep=1000
+    ).replay  # the same learner once more, all its episodes
+    assert len(replay) > 2
+    for row, episode in enumerate(replay[-2:]):
+        steps = len(episode.reward)
+        assert data.length[row] == steps and np.array_equal(data.obs[row, : steps + 1], episode.obs)
+        assert np.array_equal(data.action[row, :steps], episode.action)
+        assert np.array_equal(data.reward[row, :steps], episode.reward)
+
+
+def test_what_pwm_acts_in_is_recorded(tmp_path):
+    """From its replay ring, an independent record of the same steps, the episodes of one environment can be told."""
+    seen = []
+    step = behaviours.Recorder.step
+
+    class Spy(behaviours.Recorder):
+        def step(self, actions):
+            seen.append((actions.copy(), *(result := step(self, actions))))
+            return result
+
+    settings = CollectConfig(mixture={"random": 1}, learner=PWM)
+    run = Run(tmp_path / "run", DataConfig(scale="test", task="hopper", seed=2, settings=settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pwm.learners.Recorder", Spy)
+        replay = train_learner(run, keep=1000).replay
+    assert len(seen) == 60 // 3 + 30 * 3  # at random, then 30 windows of 3
+    ends = np.array([terminated | truncated for _, _, _, terminated, truncated, _ in seen])
+    assert len(replay) == ends.sum()
+    last = np.flatnonzero(ends[:, 0])[0]
+    mine = next(episode for episode in replay if np.array_equal(episode.action[0], seen[0][0][0]))
+    np.testing.assert_array_equal(mine.action, [row[0][0] for row in seen[: last + 1]])
+    np.testing.assert_array_equal(mine.reward, [row[2][0] for row in seen[: last + 1]])
+    np.testing.assert_array_equal(mine.obs[1:-1], [row[1][0] for row in seen[:last]])
+    np.testing.assert_array_equal(mine.obs[-1], seen[last][5]["final_obs"][0])
+
+
+def test_scripted_experts_act_with_noise(tmp_path):
+    """Without noise its actions are the expert's own at every state; success is counted as the environment tells it."""
+    task, quiet = "mw-door-close", {"noise": (0.0,), **NEVER}
+    data = run_collect(tmp_path, task, mixture={"expert": 2}, **quiet)
+    expert = scripted_expert(task)
+    for obs, action in zip(data.obs, data.action, strict=True):
+        np.testing.assert_array_equal(expert(obs[:-1]), action)
+    assert data.meta.statistics.success_mean == 1.0 and data.length.tolist() == [100, 100]
+    noisy = run_collect(tmp_path / "noisy", task, mixture={"expert": 1, "random": 1}, noise=(0.5,), **NEVER)
+    difference = (noisy.action[1] - expert(noisy.obs[1, :-1]))[np.abs(noisy.action[1]) < 1]
+    assert difference.std() == pytest.approx(0.5, rel=0.3)
+    refusal(lambda: run_collect(tmp_path, "hopper", mixture={"expert": 1}), "hopper has no scripted expert")
 
 
 def test_a_replay_without_a_whole_episode_is_refused(tmp_path):
-    learner = {"env_steps": 9, "units": (4,), "batch_size": 4}
-    refusal(
-        lambda: run_collect(tmp_path, behaviour="replay", learner=learner), "hopper", "learner.env_steps 9", "raise"
-    )
+    learner = {"algorithm": "sac", "env_steps": 9, "units": (4,), "batch_size": 4}
+    mixture = {"replay": 3}
+    refusal(lambda: run_collect(tmp_path, mixture=mixture, learner=learner), "hopper", "raise learner.env_steps")
+    refusal(lambda: run_collect(tmp_path, tdmpc2=True), "hopper", "tdmpc2_format import")
     assert not (tmp_path / "set").exists()

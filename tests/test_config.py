@@ -14,8 +14,10 @@ from pwm.config import (
     CollectConfig,
     DataConfig,
     ExtractConfig,
+    Mixture,
     ModelConfig,
     PretrainConfig,
+    PWMLearner,
     RunConfig,
     WorldModelConfig,
     dump,
@@ -45,13 +47,13 @@ suites:
     tasks:
       walker-walk: {}
       cheetah-run:
-        collect: {episodes: 50, learner: {env_steps: 99}}
+        collect: {mixture: {checkpoints: 50, random: 7}, learner: {env_steps: 99}}
         world_models: {default: {updates: 77, world_model: {latent_dim: 64}}}
         pwm: {default: {horizon: 2}}
         ppo: {default: {units: [7]}}
     seeds: 4
     model_seeds: 2
-    collect: {behaviour: checkpoints, learner: {env_steps: 3000, batch_size: 32}}
+    collect: {mixture: {checkpoints: 100}, learner: {algorithm: sac, env_steps: 3000, batch_size: 32}}
     world_models:
       default: {horizon: 5, learning_rate: 3e-4, world_model: {encoder: [16], latent_dim: 32}}
       multitask: {tasks: all, world_model: {size: "5"}}
@@ -67,9 +69,9 @@ suites:
 def matrix(tmp_path):
     """Builds the matrix of the scale above after replacing one piece of its text by another."""
 
-    def build(old="", new="", name="small"):
+    def build(old="", new="", more="", name="small"):
         assert old in SCALE
-        (tmp_path / "small.yaml").write_text(SCALE.replace(old, new, 1) if old else SCALE)
+        (tmp_path / "small.yaml").write_text((SCALE.replace(old, new, 1) if old else SCALE) + more)
         return Matrix(name, tmp_path)
 
     return build
@@ -113,9 +115,13 @@ def test_merge_order_is_defaults_suite_variant_task(matrix):
     assert (cheetah["batch_size"], cheetah["horizon"]) == (11, 2)  # the variant's, the task's over it
     assert (walker["batch_size"], walker["horizon"]) == (512, 8)  # the default, the variant's
     data = resolved(built, "cheetah-run").settings
-    assert (data.episodes, data.learner.env_steps, data.learner.batch_size) == (50, 99, 32)
+    assert (data.mixture, data.learner.env_steps, data.learner.batch_size) == (
+        Mixture(random=7, checkpoints=50),
+        99,
+        32,
+    )
     data = resolved(built, "walker-walk").settings
-    assert (data.episodes, data.learner.env_steps, data.behaviour) == (100, 3000, "checkpoints")
+    assert (data.mixture, data.learner.env_steps) == (Mixture(checkpoints=100), 3000)
     model = resolved(built, ModelId("mt30", "default", "cheetah-run", 0)).settings
     assert (model.updates, model.horizon, model.world_model.latent_dim) == (77, 5, 64)
     assert (model.world_model.encoder, model.world_model.units) == ((16,), (512, 512))
@@ -148,11 +154,24 @@ MISTAKES = [
     ("latent_dim: 32", "latent_dim: 33", ["latent_dim 33", "multiple of simnorm_dim 8"]),
     ("gamma: 0.9", "gamma: 1.9", ["'gamma'", "1.9"]),
     ("units: [7]", "units: []", ["(cheetah-run)", "'units'"]),
-    ("behaviour: checkpoints", "behaviour: expert", ["'behaviour'", "'random', 'replay' or 'checkpoints'", "'expert'"]),
+    ("{checkpoints: 100}", "{expert: 100}", ["mixture", "walker-walk has no scripted expert"]),
+    ("{checkpoints: 100}", "{exprt: 100}", ["'mixture.exprt'", "'expert'"]),
+    ("{checkpoints: 100}", "{checkpoints: 5}", ["mixture.checkpoints 5", "learner.checkpoints 6"]),
+    (
+        "mixture: {checkpoints: 100}",
+        "mixture: {}",
+        ["(walker-walk).collect", "the mixture has no episodes"],
+    ),
+    ("seeds: 2\n", "seeds: 2\n    collect: {tdmpc2: true}\n", ["(hopper)", "TD-MPC2's data do not have hopper"]),
+    ("{env_steps: 99}", "{algorithm: ppo}", ["'learner'", "'ppo'", "'sac', 'pwm'"]),
+    ("algorithm: sac, env_steps: 3000", "env_steps: 3000", ["'learner.algorithm' is missing"]),
+    ("sac, env_steps: 3000, batch_size: 32", "pwm, env_steps: 3", ["'learner.env_steps'"]),
+    ("sac, env_steps: 3000, batch_size: 32", "pwm, policy: {updates: 3}", ["learner", "an online block"]),
+    ("horizon: 5, ", "horizon: 5, piece: 4, ", ["piece 4", "horizon 5"]),
     ("updates: 7}", "updates: 2001-01-01}", ["small.yaml", "numbers, text, lists"]),
     ("walker-walk: {}", "walker-wlk: {}", ["walker-wlk", "walker-walk"]),
     ("walker-walk: {}", "hopper: {}", ["'hopper'", "not of suite 'mt30'"]),
-    ("  mt30:", "  mt31:", ["'mt31'", "locomotion, mt30"]),
+    ("  mt30:", "  mt31:", ["'mt31'", "locomotion, stiffness, mt30"]),
     ("      ppo: {default: {gamma", "      pppo: {default: {gamma", ["'pppo'", "'ppo'"]),
     (
         "        ppo: {default: {units",
@@ -202,17 +221,42 @@ def test_a_task_collected_in_two_suites_is_collected_once(matrix):
     mt80 = """  mt80:
     tasks: {walker-walk: {}}
     seeds: 1
-    collect: {behaviour: checkpoints, learner: {env_steps: 3000, batch_size: 32}}
+    collect: {mixture: {checkpoints: 100}, learner: {algorithm: sac, env_steps: 3000, batch_size: 32}}
     algorithms: {random: {default: {}}}
 """
     assert matrix("  mt30:", mt80 + "  mt30:").data_sets() == ["cheetah-run", "hopper", "walker-walk"]
     refusal(lambda: matrix("  mt30:", mt80.replace("3000", "4000") + "  mt30:"), "(walker-walk).collect", "align")
 
 
+def test_a_family_stands_for_its_tasks_in_the_suite(matrix):
+    tasks = "dmcontrol: {collect: {noise: [0.5]}}\n      walker-walk: {collect: {burst_probability: 1.0}}"
+    family = matrix("walker-walk: {}", tasks)
+    assert list(family.config.suites["mt30"].tasks) == list(SUITES["mt30"])
+    walker, fish = (yaml.safe_load(family.text(task))["settings"] for task in ("walker-walk", "fish-swim"))
+    assert walker["noise"] == fish["noise"] == [0.5]
+    assert walker["burst_probability"] == 1.0 != fish["burst_probability"]
+
+
+def test_imports_are_sorted_by_the_files_they_come_from(matrix):
+    """DMControl comes from MT30's files for both suites that train on it."""
+    assert matrix().imports() == {}
+    mt80 = """  mt80:
+    tasks: {mw-reach: {}, walker-walk: {}, mw-push: {collect: {tdmpc2: false, mixture: {expert: 5}}}}
+    seeds: 1
+    collect: {tdmpc2: true}
+    algorithms: {random: {default: {}}}
+"""
+    built = matrix("      walker-walk: {}\n", "      walker-walk: {collect: {tdmpc2: true}}\n", mt80)
+    assert built.imports() == {"mt30": ["walker-walk"], "mt80": ["mw-reach"]}
+    assert resolved(built, "mw-push").settings.mixture == Mixture(expert=5)
+    expected = CollectConfig(tdmpc2=True)  # the suites' other settings do not count
+    assert resolved(built, "walker-walk").settings == expected
+
+
 def test_command_line():
-    assert check_command_line({}) == ("demo", False)
-    assert check_command_line({"scale": "laptop", "partial": True}) == ("laptop", True)
-    assert check_command_line({"partial": "true"}) == ("demo", True)
+    assert check_command_line({}) == ("demo", False, False)
+    assert check_command_line({"scale": "laptop", "partial": True}) == ("laptop", True, False)
+    assert check_command_line({"partial": "true", "download": "True"}) == ("demo", True, True)
     refusal(lambda: check_command_line({"sclae": "demo"}), "'sclae'", "scale=<name>")
     refusal(lambda: check_command_line({"partial": "yes please"}), "partial", "'yes please'")
 
@@ -241,12 +285,14 @@ def test_anchors_merge_and_may_be_overridden(tmp_path):
 @pytest.mark.parametrize(
     "config",
     [
-        DataConfig(scale="test", task="hopper", seed=3, settings=CollectConfig(noise=(0.1, 1e-7), behaviour="replay")),
+        DataConfig(scale="test", task="hopper", seed=3, settings=CollectConfig(noise=(0.1, 1e-7))),
+        DataConfig(scale="test", task="mw-reach", seed=3, settings=CollectConfig(tdmpc2=True)),
+        DataConfig(scale="test", task="hopper", seed=3, settings=CollectConfig(learner=PWMLearner(algorithm="pwm"))),
         model_config("hopper", "walker-walk", bins=11, learning_rate=1.2345678912345e-17),
         run_config("hopper", gamma=1 / 3, online={"num_envs": 5}),
         run_config("hopper", world_model="ünïcode: # [x]"),
     ],
-    ids=["data", "model", "run", "text"],
+    ids=["data", "imported", "pwm", "model", "run", "text"],
 )
 def test_a_resolved_config_round_trips(tmp_path, config):
     (tmp_path / "config.yaml").write_text(dump(config), encoding="utf-8")

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import tomllib
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -16,9 +18,11 @@ from gymnasium.vector import AutoresetMode
 from pwm import envs
 from pwm.errors import UserError
 
+ROOT = Path(__file__).resolve().parent.parent
 EPISODE = 5  # decisions of the shortened episodes
 
-all_tasks = pytest.mark.parametrize("name", list(envs.TASKS))
+# Ordered by task, so that a model is compiled once for all of its tests.
+all_tasks = pytest.mark.parametrize("name", list(envs.TASKS), scope="session")
 
 
 @pytest.fixture
@@ -208,8 +212,9 @@ def test_single_environment_must_be_reset_after_an_end(monkeypatch: pytest.Monke
 
 
 def test_suites_hold_the_tables_tasks() -> None:
-    assert set(envs.SUITES) == {"locomotion", "mt30", "mt80"}
-    assert set(envs.SUITES["mt30"]) <= set(envs.SUITES["mt80"])
+    sizes = {suite: len(set(tasks)) for suite, tasks in envs.SUITES.items()}
+    assert sizes == {"locomotion": 5, "stiffness": 1, "mt30": 30, "mt80": 80}
+    assert envs.SUITES["mt80"][:30] == envs.SUITES["mt30"]
     assert {name for suite in envs.SUITES.values() for name in suite} == set(envs.TASKS)
     assert all(name == task.name for name, task in envs.TASKS.items())
 
@@ -228,6 +233,16 @@ def test_mistakes_are_told_in_one_line(build: Callable[[], object], words: str) 
     with pytest.raises(UserError, match=words) as caught:
         build()
     assert "\n" not in str(caught.value)
+
+
+def test_another_version_of_a_simulator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {f"{name}=={version}" for named in envs.SIMULATORS.values() for name, version in named.items()} <= set(pins)
+    assert envs.simulator("mw-reach") == "mujoco 3.3.0, metaworld 3.1.1"
+    monkeypatch.setitem(envs.SIMULATORS, "locomotion", {"mujoco": "2.3.7"})
+    envs.check_simulator.cache_clear()
+    with pytest.raises(UserError, match=r"mujoco is 3\.3\.0, .* by 2\.3\.7; install that one"):
+        envs.make("hopper")
 
 
 def test_snapshot_of_another_size_is_refused() -> None:

@@ -249,11 +249,12 @@ def test_writer_refuses_what_does_not_fit(tmp_path):
 
 def test_earlier_set_stays_until_the_new_one_is_complete(folder):
     before = Episodes.open(folder)
-    writer = EpisodeWriter(folder, TASK, OBS, ACT, STEPS, 1)
-    writer.add(*random_episodes([4])[0])
-    assert len(Episodes.open(folder).length) == 3
-    writer.commit({}, 0)
-    assert Episodes.open(folder).length.tolist() == [4]
+    for finish in (lambda writer: writer.discard(), lambda writer: writer.commit({}, 0)):
+        writer = EpisodeWriter(folder, TASK, OBS, ACT, STEPS, 1)
+        writer.add(*random_episodes([4])[0], success=True)
+        assert len(Episodes.open(folder).length) == 3
+        finish(writer)
+    assert Episodes.open(folder).length.tolist() == [4] and Episodes.open(folder).meta.statistics.success_mean == 1.0
     assert before.length.tolist() == [6, 2, 5]  # an open reader keeps what it opened
     assert [path.name for path in folder.parent.iterdir()] == ["set"]
 
@@ -290,7 +291,7 @@ def test_no_room_is_one_line_before_any_work(tmp_path, monkeypatch):
         if fits:
             EpisodeWriter(tmp_path / "set", TASK, OBS, ACT, STEPS, 3)
         else:
-            with pytest.raises(UserError, match="GB are free; make room there or collect fewer episodes"):
+            with pytest.raises(UserError, match="GB are free; make room there or take fewer episodes"):
                 EpisodeWriter(tmp_path / "set", TASK, OBS, ACT, STEPS, 3)
             assert not list(tmp_path.iterdir())
 

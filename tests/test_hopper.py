@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pwm import envs
-from pwm.envs.locomotion import MODELS, LocomotionVectorEnv
+from pwm.envs.locomotion import LocomotionVectorEnv, build_model
 from pwm.errors import UserError
 
 STEP = 1 / 60  # s
@@ -17,7 +17,7 @@ TORSO_HEIGHT = 1.25  # m, of the upright pose
 
 @pytest.fixture(scope="module")
 def model() -> mujoco.MjModel:
-    return mujoco.MjModel.from_xml_path(str(MODELS / "hopper.xml"))
+    return build_model("hopper")
 
 
 def make_at(qpos: np.ndarray, qvel: np.ndarray) -> LocomotionVectorEnv:
@@ -200,3 +200,49 @@ def test_diverged_physics_stop_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path
     qvel[1] = 1e12
     with pytest.raises(FloatingPointError, match=r"environments \[1\]"):
         make_at(qpos, qvel).step(np.zeros((2, 3)))
+
+
+def at_rest(stiffness: float) -> tuple[float, float]:
+    """Depth of the sole in the ground and the force that carries the body, in m and N, after two seconds of balance."""
+    model = build_model("hopper", stiffness)
+    data = mujoco.MjData(model)
+    while data.time < 2.0:
+        data.ctrl[:] = -3.0 * data.qpos[3:] - 0.3 * data.qvel[3:]
+        mujoco.mj_step(model, data)
+    return -data.contact.dist.min(), data.qfrc_constraint[1]
+
+
+@pytest.mark.parametrize("stiffness", [4.0, 25.0])
+def test_stiffer_contacts_give_way_less(stiffness: float, model: mujoco.MjModel) -> None:
+    (depth, force), (stiff_depth, stiff_force) = at_rest(1.0), at_rest(stiffness)
+    assert depth / stiff_depth == pytest.approx(stiffness, rel=0.1)
+    assert stiff_force == pytest.approx(force, rel=0.02)
+    assert stiff_force == pytest.approx(model.body_mass.sum() * 9.81, rel=0.05)
+
+
+def test_stiffness_changes_nothing_but_contacts_and_the_time_step(model: mujoco.MjModel) -> None:
+    stiff = build_model("hopper", 25.0)
+    np.testing.assert_allclose(stiff.geom_solref, model.geom_solref * [1 / 5, 1])
+    np.testing.assert_array_equal(stiff.jnt_solref, model.jnt_solref)
+    assert (model.opt.timestep, stiff.opt.timestep) == pytest.approx((1 / 240, 1 / 1200))
+    assert (stiff.geom_solref[:, 0] > 2 * stiff.opt.timestep).all()  # else MuJoCo would soften it
+    stiff.opt.timestep, stiff.geom_solref[:] = model.opt.timestep, model.geom_solref
+    np.testing.assert_array_equal(saved(stiff), saved(model))
+
+
+def saved(model: mujoco.MjModel) -> np.ndarray:
+    """The model's binary file."""
+    buffer = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return buffer
+
+
+def test_stiff_hopper_stands_for_the_whole_episode() -> None:
+    env = envs.make("hopper-stiff", num_envs=2)
+    observation, _ = env.reset()
+    for t in range(1, 1001):
+        observation, reward, terminated, truncated, info = env.step(balance(observation))
+        assert not terminated.any()
+        np.testing.assert_array_equal(truncated, t == 1000)
+    np.testing.assert_allclose(reward, 1 + 0.3 - 0.04, atol=0.03)
+    assert np.abs(info["final_obs"][:, 5:]).max() < 0.1  # at rest

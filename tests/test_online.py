@@ -13,6 +13,7 @@ from pwm.config import ExtractConfig, FinetuneConfig, validate
 from pwm.data.episodes import Episodes
 from pwm.data.replay import Replay
 from pwm.data.windows import WindowSampler
+from pwm.envs import get_task
 from pwm.evaluate import Evaluation
 from pwm.extract import Finetuner, make_trainer, value_check
 from pwm.model_learning import world_model_loss
@@ -63,7 +64,9 @@ def test_only_the_newest_data_fit_a_small_replay(data):
 
 
 class PlannedEnv:
-    """Two hopper-sized environments: the first one's episode is cut after the first step, the second's terminates."""
+    """Two environments of the hopper: the first one's episode is cut after the first step, the second's terminates."""
+
+    num_envs, task = 2, get_task("hopper")
 
     def __init__(self):
         self.time = 0
@@ -82,11 +85,12 @@ class PlannedEnv:
         return obs, np.array([2.0, 4.0], np.float32), dead, cut, {"final_obs": final}
 
 
-def test_environments_steps_by_hand(data, monkeypatch):
-    monkeypatch.setattr(online.envs, "make", lambda task, num_envs, seed: PlannedEnv())
+@pytest.mark.parametrize("begun", [True, False])
+def test_environments_steps_by_hand(data, begun):
     model = make_model(action_dims=(3,), observation_dim=11)
-    world = OnlineEnvironment("hopper", 2, 40, 0, model, data)
+    world = OnlineEnvironment(PlannedEnv(), 40, 0, model, data if begun else None)
     before = len(world.replay)
+    assert before == (12 if begun else 0)
     actions = torch.rand(3, 2, 3)
     for t, (ends, terminated, following) in enumerate([([1, 0], [0, 0], [101, 1]), ([0, 1], [0, 1], [2, 102])]):
         got = world(actions[t])
@@ -98,8 +102,10 @@ def test_environments_steps_by_hand(data, monkeypatch):
     new = {name: value[-2:] for name, value in stored(world.replay).items()}
     assert new["obs"][:, :, 0].tolist() == [[0, 0], [101, 1]] and new["next_obs"][:, :, 0].tolist() == [[1, 1], [2, 2]]
     assert new["age"].tolist() == [[1, 1], [1, 2]]
-    taken = np.concatenate([row[:n] for row, n in zip(data.reward, data.length, strict=True)] + [[2, 4, 2, 4]])
-    assert world.reward_scale.std == pytest.approx(taken.std(), rel=1e-4)
+    earlier = [row[:n] for row, n in zip(data.reward, data.length, strict=True)] if begun else []
+    assert world.reward_scale.std == pytest.approx(np.concatenate([*earlier, [2, 4, 2, 4]]).std(), rel=1e-3)
+    world.scale_rewards()
+    assert model.reward_scale.item() == pytest.approx(world.reward_scale.std)
 
 
 def test_one_round_of_online_training(tmp_path, data, monkeypatch):
@@ -144,7 +150,7 @@ def test_finetuning_is_pwms_objective_on_the_windows_drawn(data):
         return drawn[-1]
 
     finetune = FinetuneConfig(model_updates=3, model_batch_size=4, model_lr=1e-2, model_final_lr=1e-3)
-    metrics = Finetuner(model, settings, finetune, sample).update(progress=0.5)
+    metrics = Finetuner(model, settings.settings, settings.tasks, finetune, sample).update(progress=0.5)
     optimiser = torch.optim.Adam([p for name, p in twin.named_parameters() if "q_heads" not in name], lr=5.5e-3)
     for batch in drawn:
         with torch.no_grad():

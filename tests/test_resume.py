@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import model_config, refusal, run_config, write_episodes
+from support import TINY, TINY_POLICY, model_config, refusal, run_config, write_episodes
 
 from baselines import ppo
 from pwm import collect as collection
@@ -169,32 +169,40 @@ def test_ppo(tmp_path):
     assert pd.read_csv(tmp_path / "a" / "metrics.csv")["env_steps"].tolist() == [0, 180, 300]
 
 
-def collect_config(behaviour):
-    learner = {"env_steps": 200, "units": (8,), "batch_size": 8, "random_steps": 60, "checkpoints": 2}
-    settings = CollectConfig(behaviour=behaviour, episodes=4, learner=learner)
-    return DataConfig(scale="test", task="hopper", seed=1, settings=settings)
+LEARNERS = {
+    "sac": {"algorithm": "sac", "env_steps": 200, "units": (8,), "batch_size": 8, "random_steps": 60, "checkpoints": 2},
+    "pwm": {
+        "algorithm": "pwm",
+        "model": {"world_model": TINY, "updates": 6, "batch_size": 4, "horizon": 3},
+        "policy": {"updates": 20, "horizon": 4, **TINY_POLICY, "online": {"num_envs": 3, "model_batch_size": 4}},
+        "random_steps": 30,
+        "checkpoints": 2,
+    },
+}
 
 
-@pytest.mark.parametrize("behaviour", ["replay", "checkpoints"])
-def test_collection_by_a_learner(tmp_path, behaviour, monkeypatch):
-    config = collect_config(behaviour)
+@pytest.mark.parametrize(("learner", "kills"), [("sac", [20, 100]), ("pwm", [3, 10])])
+def test_collection_by_a_learner(tmp_path, monkeypatch, learner, kills):
+    """Killed in both phases of its learning, and once more when half of its checkpoints' episodes are written."""
+    settings = CollectConfig(mixture={"replay": 4, "checkpoints": 4}, learner=LEARNERS[learner])
+    config = DataConfig(scale="test", task="hopper", seed=1, settings=settings)
     unbroken(tmp_path / "a", config, lambda run: collect(run, tmp_path / "a"))
     work = lambda run: collect(run, tmp_path / "b")  # noqa: E731
-    if behaviour == "checkpoints":  # killed once more when the learner is done and half of the episodes are written
-        roll_out, calls = collection.roll_out, iter(range(9))
+    roll_out, calls = collection.roll_out, iter(range(9))
 
-        def dying(*arguments):
-            if next(calls) == 1:
-                raise Killed
-            roll_out(*arguments)
+    def dying(*arguments):
+        if next(calls) == 1:
+            raise Killed
+        roll_out(*arguments)
 
-        monkeypatch.setattr(collection, "roll_out", dying)
+    monkeypatch.setattr(collection, "roll_out", dying)
+    for saves in kills:
         with pytest.raises(Killed):
-            work(Run(tmp_path / "b", config, save_every=0.0))
-        assert not (tmp_path / "b").exists()
-        killed_and_resumed(tmp_path / "b", config, work, kills=[])
-    else:
-        killed_and_resumed(tmp_path / "b", config, work, kills=[20, 100])  # acting at random, and in training
+            work(MortalRun(tmp_path / "b", config, saves))
+    with pytest.raises(Killed):
+        work(Run(tmp_path / "b", config, save_every=0.0))
+    assert not (tmp_path / "b").exists()
+    killed_and_resumed(tmp_path / "b", config, work, kills=[])
     a, b = (Episodes.open(tmp_path / name).meta for name in "ab")
     assert a.model_dump() == b.model_dump() and set(a.sha256) == set(FILES)
 

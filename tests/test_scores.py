@@ -8,7 +8,7 @@ import pytest
 from support import refusal, write_episodes
 
 from pwm import scores
-from pwm.data.episodes import Episodes
+from pwm.data.episodes import Episodes, EpisodeWriter
 from pwm.matrix import Matrix, RunId
 
 SCALE = """
@@ -26,7 +26,7 @@ suites:
 RUNS = [RunId("locomotion", "hopper", "pwm", "default", seed) for seed in range(2)]
 RUNS += [RunId("mt30", "cartpole-swingup", "random", "default", 0)]
 EVAL = {"score": 0.5, "score_rule": "x", "return_mean": 5.0, "return_std": 1.5, "success_last": 0.0, "success_any": 1.0}
-EVAL |= {"episodes": 10, "eval_wall_s": 2.5, "returns": [1, 2]}
+EVAL |= {"episodes": 10, "eval_wall_s": 2.5, "returns": [1, 2], "simulator": "mujoco 3.3.0"}
 MANIFEST = {"env_steps": 640, "updates": 20, "train_wall_s": 33.25, "device": "cpu", "commit": "abc", "seed": 9}
 
 
@@ -62,12 +62,13 @@ def test_scores_have_a_row_a_run(out):
     scores.collate("small", out, partial=False)
     table = read(out, "scores")
     columns = "scale suite task algorithm variant seed score return_mean return_std success_last success_any episodes"
-    assert list(table) == [*columns.split(), "env_steps", "updates", "train_wall_s", "eval_wall_s", "device", "commit"]
+    columns += " env_steps updates train_wall_s eval_wall_s device simulator commit"
+    assert list(table) == columns.split()
     expected = []
     for k, run in enumerate(RUNS):
         identity = ["small", run.suite, run.task, run.algorithm, run.variant, run.seed]
         evaluated = [100.0 + k, 5.0, 1.5, 0.0, 1.0, 10]
-        expected.append([*identity, *evaluated, 640, 20 + run.seed, 33.25, 2.5, "cpu", "abc"])
+        expected.append([*identity, *evaluated, 640, 20 + run.seed, 33.25, 2.5, "cpu", "mujoco 3.3.0", "abc"])
     assert table.to_numpy().tolist() == expected
 
 
@@ -91,6 +92,20 @@ def test_data_sets_are_scored_as_runs_are(out):
             row = table.loc[(task, variant)]
             assert row["return_mean"] == pytest.approx(value) and row["score"] == pytest.approx(value / unit)
             assert row["algorithm"] == "data" and row["episodes"] == 3
+
+
+@pytest.mark.parametrize(
+    ("successes", "scores_told"),
+    [((True, False, True, True), [0.75, 1.0]), ((False,) * 4, [0.0, 0.0]), ((None,) * 4, [])],
+)
+def test_data_of_success_tasks_are_scored_by_success(tmp_path, successes, scores_told):
+    """Or not at all, where the episodes' success is not known, as of imported ones; never by return."""
+    writer = EpisodeWriter(tmp_path / "set", "mw-push", 39, 4, 100, 4)
+    for success in successes:
+        writer.add(np.zeros((101, 39)), np.zeros((100, 4)), np.ones(100), terminated=False, success=success)
+    writer.commit({}, 0)
+    rows = scores.data_rows("small", "mt80", "mw-push", tmp_path / "set")
+    assert [row["score"] for row in rows] == scores_told and all(row["return_mean"] == 100 for row in rows)
 
 
 def test_missing_runs_are_refused_or_named(out, capsys):

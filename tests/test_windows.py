@@ -61,6 +61,45 @@ def test_windows_are_all_the_valid_ones_and_no_other(tmp_path_factory, lengths, 
     assert set(zip(episode.int().tolist(), start.int().tolist(), strict=True)) == valid
 
 
+def cut(folder, data, piece):
+    """The set with its episodes really cut; a piece's last observation is the next one's first."""
+    parts = [
+        (data.obs[e, at : end + 1], data.action[e, at:end], data.reward[e, at:end], bool(data.terminated[e, end - 1]))
+        for e, length in enumerate(data.length)
+        for at in range(0, length, piece)
+        for end in [min(at + piece, length)]
+    ]
+    writer = EpisodeWriter(folder, "coded", data.meta.observation_dim, data.meta.action_dim, piece, len(parts))
+    for part in parts:
+        writer.add(*part)
+    writer.commit({"kind": "cut"}, seed=0)
+    return Episodes.open(folder)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 17), min_size=1, max_size=5),
+    piece=st.integers(1, 8),
+    horizon=st.integers(1, 6),
+    seed=st.integers(0, 2**16),
+)
+def test_pieces_are_as_if_the_episodes_were_cut(tmp_path_factory, lengths, piece, horizon, seed):
+    """Batch by batch the same, number for number, as from episodes that are cut on the disk."""
+    folder = tmp_path_factory.mktemp("pieces")
+    ends = [index % 2 == 0 for index in range(len(lengths))]
+    whole = [coded_set(folder / "whole", lengths, terminated=ends), coded_set(folder / "other", [20, 9])]
+    really_cut = [cut(folder / f"cut{k}", data, piece) for k, data in enumerate(whole)]
+    if min(piece, max(lengths)) < horizon:
+        longest = min(piece, max(lengths))
+        with pytest.raises(UserError, match=f"no episode has a window of {horizon} steps, the longest has {longest}"):
+            WindowSampler(whole, 4, horizon, seed, piece=piece)
+        return
+    ours, theirs = WindowSampler(whole, 64, horizon, seed, piece=piece), WindowSampler(really_cut, 64, horizon, seed)
+    for _ in range(5):
+        for a, b in zip(ours.sample(), theirs.sample(), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_windows_of_a_set_and_sets_are_uniform(tmp_path):
     small = coded_set(tmp_path / "small", [4, 7, 12, 3])  # 2 + 5 + 10 + 1 windows of 3 steps
     large = coded_set(tmp_path / "large", [30] * 9)

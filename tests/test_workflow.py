@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from project_copy import PARTS, snakemake
+from tensordict import TensorDict
 
+from pwm.data.episodes import Episodes
 from pwm.matrix import Matrix
 
 pytestmark = pytest.mark.xdist_group("workflow")
@@ -84,7 +87,7 @@ def test_an_edited_figure_script_redraws_that_figure_alone(project: Path, edited
 def test_a_changed_setting_reruns_what_depends_on_it(project: Path, edited) -> None:
     edited("workflows/config/test.yaml", "env_steps: 256", "env_steps: 384")
     drawn = {rule: count for rule, count in planned(project).items() if not rule.startswith(("plot_", "tabulate_"))}
-    assert drawn == {"configure_run": 2, "ppo": 2, "evaluate": 2, "collate": 1}
+    assert drawn == {"configure_run": 2, "ppo": 2, "evaluate": 2, "film_strip": 1, "collate": 1}
 
 
 def test_more_final_episodes_train_nothing(project: Path, edited) -> None:
@@ -96,8 +99,8 @@ def test_more_final_episodes_train_nothing(project: Path, edited) -> None:
 def test_another_model_seed_leaves_the_first_as_it_is(project: Path, edited) -> None:
     edited(
         "workflows/config/test.yaml",
-        "    seeds: 2\n    collect: {behaviour: random, episodes: 20}",
-        "    seeds: 2\n    model_seeds: 2\n    collect: {behaviour: random, episodes: 20}",
+        "    seeds: 2\n    collect: {mixture: {random: 20}}",
+        "    seeds: 2\n    model_seeds: 2\n    collect: {mixture: {random: 20}}",
     )
     drawn = {rule: count for rule, count in planned(project).items() if not rule.startswith(("plot_", "tabulate_"))}
     assert drawn == {"configure_model": 1, "pretrain": 1, "extract": 1, "evaluate": 1, "collate": 1}
@@ -126,6 +129,31 @@ def test_a_figure_is_redrawn_from_committed_scores_without_training(project: Pat
 def test_every_scale_resolves(project: Path, tmp_path: Path, scale: str) -> None:
     done = snakemake(project, "--dry-run", "--quiet", "--directory", str(tmp_path), "--config", f"scale={scale}")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_episodes_are_imported_where_a_scale_says_so(project: Path, edited, tmp_path: Path) -> None:
+    """Refused before any job while TD-MPC2's files are absent; then one job makes the data sets of all their tasks."""
+    edited(
+        "workflows/config/test.yaml",
+        "reacher-easy: {}",
+        "reacher-easy: {collect: {tdmpc2: true}}\n      cup-catch: {collect: {tdmpc2: true}}",
+    )
+    targets = [f"results/test/data/{task}/episodes/meta.json" for task in ("reacher-easy", "cup-catch")]
+    words = ["--directory", str(tmp_path), "--config", "scale=test", "--", *targets]
+    refused = snakemake(project, *words)
+    assert refused.returncode == 2 and not (tmp_path / "results").exists()
+    assert "error: data/tdmpc2" in refused.stderr and "huggingface.co/datasets/nicklashansen/tdmpc2" in refused.stderr
+    tensors = {"obs": torch.zeros(3, 501, 24), "action": torch.zeros(3, 501, 6), "reward": torch.ones(3, 501)}
+    tensors["task"] = torch.tensor([4, 12, 4])[:, None].repeat(1, 501)
+    (tmp_path / "data/tdmpc2/mt30").mkdir(parents=True)
+    torch.save(TensorDict(tensors, batch_size=(3, 501)), tmp_path / "data/tdmpc2/mt30/own.pt")
+    done = snakemake(project, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [Episodes.open((tmp_path / target).parent).meta.episodes for target in targets] == [2, 1]
+    assert len(list((tmp_path / "results/test/logs/import").iterdir())) == 1
+    shutil.rmtree(tmp_path / "data")  # 20 GB may go once they are sharded
+    again = snakemake(project, *words)
+    assert again.returncode == 0 and "Nothing to be done" in again.stderr + again.stdout
 
 
 BAD_INPUT = {

@@ -18,7 +18,7 @@ import pandas as pd
 from pwm import statistics
 from pwm.errors import UserError
 
-SUITES = {"locomotion": "Locomotion", "mt30": "MT30", "mt80": "MT80"}
+SUITES = {"locomotion": "Locomotion", "stiffness": "Stiff contacts", "mt30": "MT30", "mt80": "MT80"}
 ALGORITHMS = {"pwm": "PWM", "shac": "SHAC", "tdmpc2": "TD-MPC2", "ppo": "PPO", "sac": "SAC"}
 REFERENCES = {"random": "random policy", "data": "data"}  # measured, but no contestants
 INPUTS = ("scores", "curves", "expected", "data")  # CSV files of a scale

@@ -42,6 +42,7 @@ class Statistics(BaseModel):
     return_min: FiniteFloat
     return_max: FiniteFloat
     reward_std: FiniteFloat
+    success_mean: FiniteFloat | None = None  # share of episodes that ended in success; None where that is not known
 
 
 class Meta(BaseModel):
@@ -143,6 +144,7 @@ class EpisodeWriter:
         self._episode_length = episode_length
         self._episodes = episodes
         self._count = 0
+        self._success: list[bool | None] = []
         shapes = _shapes(episodes, episode_length, observation_dim, action_dim)
         try:
             if self._folder.exists() and not {path.name for path in self._folder.iterdir()} <= {*FILES, META}:
@@ -151,13 +153,7 @@ class EpisodeWriter:
             if self._staging.exists():
                 shutil.rmtree(self._staging)
             # Asked first: reserving more than there is would fill the disk before it fails.
-            needed = sum(math.prod(shape) * _dtype(name).itemsize for name, shape in shapes.items())
-            free = shutil.disk_usage(self._folder.parent).free
-            if needed > free:
-                raise UserError(
-                    f"{self._folder}: the data set takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
-                    f"make room there or collect fewer episodes"
-                )
+            check_room(self._folder, room(episodes, episode_length, observation_dim, action_dim))
             self._staging.mkdir()
             self._arrays = {name: _create_array(self._staging / name, shape) for name, shape in shapes.items()}
         except OSError as error:
@@ -166,11 +162,14 @@ class EpisodeWriter:
                 f"{self._folder}: cannot be written: {error.strerror}; mend that or name another"
             ) from error
 
-    def add(self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, terminated: bool) -> None:
+    def add(
+        self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, terminated: bool, success: bool | None = None
+    ) -> None:
         """Append an episode of 1 <= L <= T steps: obs `[L + 1, O]`, action `[L, A]`, reward `[L]`.
 
-        `terminated`: the task ended the episode at its last step, against a limit of time. Raises `ValueError` on a
-        wrong shape, a value that is not finite in float32, or more episodes than announced.
+        `terminated`: the task ended the episode at its last step, against a limit of time; `success`: it ended in
+        success, None where that is not known. Raises `ValueError` on a wrong shape, a value that is not finite in
+        float32, or more episodes than announced.
         """
         if self._count == self._episodes:
             raise ValueError(f"{self._folder}: already holds the {self._episodes} episodes announced")
@@ -186,6 +185,7 @@ class EpisodeWriter:
             self._arrays[name][self._count, : len(values)] = values
         self._arrays["terminated.npy"][self._count, steps - 1] = float(terminated)
         self._arrays["length.npy"][self._count] = steps
+        self._success.append(success)
         self._count += 1
 
     def commit(self, collector: JsonValue, seed: int) -> None:
@@ -224,6 +224,10 @@ class EpisodeWriter:
         _fsync(self._folder.parent)
         shutil.rmtree(old, ignore_errors=True)
 
+    def discard(self) -> None:
+        """Leave nothing of a set that is not committed."""
+        shutil.rmtree(self._staging, ignore_errors=True)
+
     def _statistics(self) -> Statistics:
         reward, length = self._arrays["reward.npy"], self._arrays["length.npy"]
         returns = reward.sum(axis=1, dtype=np.float64)  # rows after the end are zero
@@ -233,6 +237,23 @@ class EpisodeWriter:
             return_min=float(returns.min()),
             return_max=float(returns.max()),
             reward_std=float(np.std(reward, dtype=np.float64, where=valid)),
+            success_mean=None if None in self._success else float(np.mean(self._success)),
+        )
+
+
+def room(episodes: int, episode_length: int, observation_dim: int, action_dim: int) -> int:
+    """Bytes that a data set takes on disk, but for a few kB."""
+    shapes = _shapes(episodes, episode_length, observation_dim, action_dim)
+    return sum(math.prod(shape) * _dtype(name).itemsize for name, shape in shapes.items())
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise `UserError` where `needed` bytes are not free on the disk of `folder`, whose parent exists."""
+    free = shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise UserError(
+            f"{folder}: takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            f"make room there or take fewer episodes"
         )
 
 

@@ -25,9 +25,10 @@ class Batch(NamedTuple):
 class WindowSampler:
     """Draws windows that never cross an episode's end.
 
-    Every data set is equally likely, then every valid window of it: an episode of length L has L - H + 1. Observations
-    and actions are zero-padded to the widest task, or to `observation_dim` and `action_dim` if these are larger.
-    Raises `UserError` for a data set without a valid window.
+    Every data set is equally likely, then every valid window of it: an episode of length L has L - H + 1. With `piece`
+    they do not cross a multiple of so many steps either: they are the windows of episodes cut into such pieces.
+    Observations and actions are zero-padded to the widest task, or to `observation_dim` and `action_dim` if these are
+    larger. Raises `UserError` for a data set without a valid window.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class WindowSampler:
         seed: int,
         observation_dim: int | None = None,
         action_dim: int | None = None,
+        piece: int | None = None,
     ) -> None:
         if not datasets or batch_size < 1 or horizon < 1:
             raise ValueError("a window sampler needs a data set, batch_size >= 1 and horizon >= 1")
@@ -45,7 +47,7 @@ class WindowSampler:
         self.horizon = horizon
         self.observation_dim = max(observation_dim or 0, *(data.meta.observation_dim for data in datasets))
         self.action_dim = max(action_dim or 0, *(data.meta.action_dim for data in datasets))
-        self._sources = [_Source(data, horizon) for data in datasets]
+        self._sources = [_Source(data, horizon, piece) for data in datasets]
         self._rng = np.random.default_rng(seed)
 
     def sample(self) -> Batch:
@@ -59,7 +61,8 @@ class WindowSampler:
         time = np.arange(horizon + 1)[:, None]
         for index, source in enumerate(self._sources):
             column = np.flatnonzero(task == index)
-            episode, start = _draw(self._rng, source.windows, len(column))
+            episode, window = _draw(self._rng, source.windows, len(column))
+            start = source.start(window)
             step = episode * source.episode_length + start + time[:-1]
             obs[:, column, : source.obs.shape[1]] = source.obs[step[:1] + episode + time]
             action[:, column, : source.action.shape[1]] = source.action[step]
@@ -92,21 +95,30 @@ class WindowSampler:
 class _Source:
     """A data set as flat rows, with the running count over episodes of what can be drawn from each."""
 
-    def __init__(self, data: Episodes, horizon: int) -> None:
+    def __init__(self, data: Episodes, horizon: int, piece: int | None) -> None:
         self.episode_length = data.meta.episode_length
+        self._piece = piece or self.episode_length
+        self._per_piece = max(self._piece - horizon + 1, 1)  # windows of a whole piece
         # Plain views of the maps: `np.memmap` itself is slow to index.
         self.obs = np.asarray(data.obs).reshape(-1, data.meta.observation_dim)
         self.action = np.asarray(data.action).reshape(-1, data.meta.action_dim)
         self.reward = np.asarray(data.reward).reshape(-1)
         self.terminated = np.asarray(data.terminated).reshape(-1)
         self._length = np.asarray(data.length)
-        self.windows = np.cumsum(np.maximum(self._length - horizon + 1, 0))  # [E]
+        whole, rest = np.divmod(self._length, self._piece)
+        counts = whole * max(self._piece - horizon + 1, 0) + np.maximum(rest - horizon + 1, 0)
+        self.windows = np.cumsum(counts)  # [E]
         if self.windows[-1] == 0:
-            longest = self._length.max()
+            longest = min(self._length.max(), self._piece)
             raise UserError(
                 f"{data.folder}: no episode has a window of {horizon} steps, the longest has {longest}; "
                 f"lower the horizon or collect longer episodes"
             )
+
+    def start(self, window: np.ndarray) -> np.ndarray:
+        """The first step of an episode's windows, by their number in it: piece after piece."""
+        piece, within = np.divmod(window, self._per_piece)
+        return piece * self._piece + within
 
     @cached_property
     def states(self) -> np.ndarray:

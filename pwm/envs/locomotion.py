@@ -1,9 +1,9 @@
 """The locomotion suite in MuJoCo: all environments of a task advance as one batch in C threads."""
 
 # Deviation D1: the paper simulates these bodies in dflex. Here the models are our own and contacts, joint limits and
-# integration are MuJoCo's (hopper: 4 implicitfast time steps a control step, dflex 16 semi-implicit ones).
+# integration are MuJoCo's (2 to 4 implicitfast time steps a control step, dflex 16 to 48 semi-implicit ones).
 
-import os
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -11,66 +11,60 @@ import mujoco
 import numpy as np
 from mujoco.rollout import Rollout
 
+from pwm.envs.bodies import Hopper, Walker, linear_height, upright_height
+from pwm.envs.muscles import add_muscles
+from pwm.envs.snu_humanoid import SNUHumanoid
 from pwm.envs.tasks import Task
-from pwm.envs.vector import TaskVectorEnv, decode_json, encode_json
-from pwm.errors import UserError
+from pwm.envs.vector import TaskVectorEnv, decode_json, encode_json, thread_count
 
 CONTROL_FREQUENCY = 60.0  # Hz
 MODELS = Path(__file__).parent / "models"
 
 
 class Body(Protocol):
-    """What sets one task of the suite apart; arrays are float64 with a leading dimension N."""
+    """What sets one body apart; arrays are float64 with a leading dimension N.
+
+    `control` `[N, A]` is what the actuators were given on the way to a state, in their own range; zeros after a reset.
+    """
 
     def start(self, model: mujoco.MjModel, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A random first position `[nq]` and velocity `[nv]`."""
 
-    def observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+    def observe(self, qpos: np.ndarray, qvel: np.ndarray, control: np.ndarray) -> np.ndarray:
         """Observations `[N, O]`."""
 
-    def reward(self, qpos: np.ndarray, qvel: np.ndarray, action: np.ndarray) -> np.ndarray:
-        """Rewards `[N]` for having reached a state through an action in [-1, 1]."""
+    def reward(self, qpos: np.ndarray, qvel: np.ndarray, control: np.ndarray) -> np.ndarray:
+        """Rewards `[N]` for having reached a state."""
 
     def terminated(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
         """Whether the body has fallen `[N]`."""
 
 
-class Hopper:
-    """One leg in a plane. qpos: forward, height, pitch, hip, knee, ankle; height is relative to the upright pose.
+BODIES: dict[str, Body] = {
+    "hopper": Hopper(),
+    "ant": Walker(floor=0.27, height_reward=linear_height, action_cost=0.0),
+    "anymal": Walker(floor=0.25, height_reward=linear_height, action_cost=0.005),
+    "humanoid": Walker(floor=0.74, height_reward=upright_height, action_cost=0.002),
+    "snu-humanoid": SNUHumanoid(),
+}
 
-    Reward, noise and floor are those of SHAC's dflex hopper (Xu et al. 2022), which the paper uses.
+
+def build_model(body: str, contact_stiffness: float = 1.0) -> mujoco.MjModel:
+    """The model of a body, its muscles attached where it has a table of them.
+
+    Contacts are `contact_stiffness` times as stiff as the body's own, at the same damping ratio: MuJoCo's stiffness
+    goes with the inverse square of `solref`'s time constant. MuJoCo keeps that constant above two time steps, so the
+    time step shrinks along with it, and a contact is resolved as well as before.
     """
-
-    FLOOR = -0.45  # m; an episode ends below it
-    MARGIN = 0.15  # m above the floor, from where height pays
-    PITCH_SCALE = np.pi / 6
-    ACTION_COST = 0.1
-    NOISE = 0.05  # m, rad, m/s, rad/s: half the width of the uniform start distribution
-
-    def start(self, model: mujoco.MjModel, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Upright and at rest, give or take `NOISE`; unlike dflex's, joints start within their limits."""
-        qpos = rng.uniform(-self.NOISE, self.NOISE, model.nq)
-        qvel = rng.uniform(-self.NOISE, self.NOISE, model.nv)
-        qpos[3:] = qpos[3:].clip(*model.jnt_range[3:].T)
-        return qpos, qvel
-
-    def observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """Height, pitch, joint angles, all velocities: everything but how far it has come."""
-        return np.concatenate([qpos[:, 1:], qvel], axis=1)
-
-    def reward(self, qpos: np.ndarray, qvel: np.ndarray, action: np.ndarray) -> np.ndarray:
-        """v_x + height term + (1 − (pitch / 30°)²) − 0.1 Σa²; height pays up to 0.3 and costs −200 d² when low."""
-        above = np.clip(qpos[:, 1] - (self.FLOOR + self.MARGIN), -1.0, 0.3)
-        height = np.where(above < 0, -200.0 * above**2, above)
-        upright = 1.0 - (qpos[:, 2] / self.PITCH_SCALE) ** 2
-        return qvel[:, 0] + height + upright - self.ACTION_COST * (action**2).sum(axis=1)
-
-    def terminated(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """The torso is below the floor height."""
-        return qpos[:, 1] < self.FLOOR
-
-
-BODIES: dict[str, Body] = {"hopper": Hopper()}
+    spec = mujoco.MjSpec.from_file(str(MODELS / f"{body}.xml"))
+    muscles = MODELS / f"{body}.csv"
+    if muscles.exists():
+        add_muscles(spec, muscles)
+    # Deviation D10: the paper's stiff hopper has 5 times dflex's stiffness and 10 times its damping.
+    for geom in spec.geoms:
+        geom.solref[0] /= math.sqrt(contact_stiffness)
+    spec.option.timestep /= math.ceil(math.sqrt(contact_stiffness))
+    return spec.compile()
 
 
 class LocomotionVectorEnv(TaskVectorEnv):
@@ -81,16 +75,20 @@ class LocomotionVectorEnv(TaskVectorEnv):
     """
 
     def __init__(self, task: Task, num_envs: int, seed: int) -> None:
-        self._body = BODIES[task.name]
-        self._model = mujoco.MjModel.from_xml_path(str(MODELS / f"{task.name}.xml"))
+        self._body = BODIES[task.body]
+        self._model = build_model(task.body, task.contact_stiffness)
         self._control_steps = round(1.0 / (CONTROL_FREQUENCY * self._model.opt.timestep))
-        threads = min(_thread_count(), num_envs)
+        low, high = self._model.actuator_ctrlrange.T
+        self._centre, self._half_range = (high + low) / 2, (high - low) / 2
+        threads = min(thread_count(), num_envs)
         self._rollout = Rollout(nthread=threads if threads > 1 else 0)  # 0: in the calling thread
         self._models = [self._model] * num_envs
         self._data = [mujoco.MjData(self._model) for _ in range(threads)]
-        # MuJoCo's full physics state: time, qpos, qvel. [N, S]; [N, control steps, S]
-        self._physics = np.zeros((num_envs, 1 + self._model.nq + self._model.nv))
-        self._trajectory = np.zeros((num_envs, self._control_steps, self._physics.shape[1]))
+        # MuJoCo's full physics state: time, qpos, qvel, activations. [N, S]; [N, control steps, S]
+        size = mujoco.mj_stateSize(self._model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        self._physics = np.zeros((num_envs, size))
+        self._trajectory = np.zeros((num_envs, self._control_steps, size))
+        self._control = np.zeros((num_envs, self._model.nu))  # on the way to this state; zeros after a reset
         self._rngs: list[np.random.Generator] = []
         super().__init__(task, num_envs, seed)
 
@@ -98,24 +96,30 @@ class LocomotionVectorEnv(TaskVectorEnv):
         """Stop the threads."""
         self._rollout.close()
 
+    def scene(self) -> tuple[mujoco.MjModel, np.ndarray, np.ndarray]:
+        qpos, _ = self._positions_and_velocities()
+        return self._model, qpos[0].copy(), self._control[0].copy()
+
     def _seed(self, seeds: list[int]) -> None:
         self._rngs = [np.random.default_rng(seed) for seed in seeds]
 
     def _begin(self, indices: np.ndarray) -> np.ndarray:
+        self._physics[indices] = 0.0
+        self._control[indices] = 0.0
         for i in indices:
             qpos, qvel = self._body.start(self._model, self._rngs[i])
-            self._physics[i] = np.concatenate([[0.0], qpos, qvel])
+            self._physics[i, 1 : 1 + len(qpos) + len(qvel)] = np.concatenate([qpos, qvel])
         qpos, qvel = self._positions_and_velocities()
-        return self._body.observe(qpos[indices], qvel[indices])
+        return self._body.observe(qpos[indices], qvel[indices], self._control[indices])
 
     def _advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        controls = actions.astype(np.float64)
+        self._control = self._centre + self._half_range * actions
         self._physics[:, 0] = 0.0  # time counts from the start of the control step
         self._rollout.rollout(
             self._models,
             self._data,
             self._physics,
-            np.repeat(controls[:, None], self._control_steps, axis=1),
+            np.repeat(self._control[:, None], self._control_steps, axis=1),
             skip_checks=True,
             nstep=self._control_steps,
             state=self._trajectory,
@@ -126,29 +130,24 @@ class LocomotionVectorEnv(TaskVectorEnv):
             raise FloatingPointError(f"{self.task.name}: the physics diverged in environments {diverged.tolist()}")
         qpos, qvel = self._positions_and_velocities()
         return (
-            self._body.observe(qpos, qvel),
-            self._body.reward(qpos, qvel, controls),
+            self._body.observe(qpos, qvel, self._control),
+            self._body.reward(qpos, qvel, self._control),
             self._body.terminated(qpos, qvel),
         )
 
     def _positions_and_velocities(self) -> tuple[np.ndarray, np.ndarray]:
-        qpos, qvel = np.split(self._physics[:, 1:], [self._model.nq], axis=1)
-        return qpos, qvel
+        model = self._model
+        return self._physics[:, 1 : 1 + model.nq], self._physics[:, 1 + model.nq : 1 + model.nq + model.nv]
 
     def _snapshot(self) -> dict[str, np.ndarray]:
-        return {"physics": self._physics.copy(), "rng": encode_json([rng.bit_generator.state for rng in self._rngs])}
+        return {
+            "physics": self._physics.copy(),
+            "control": self._control.copy(),
+            "rng": encode_json([rng.bit_generator.state for rng in self._rngs]),
+        }
 
     def _revert(self, state: dict[str, np.ndarray]) -> None:
         self._physics = state["physics"].copy()
+        self._control = state["control"].copy()
         for rng, rng_state in zip(self._rngs, decode_json(state["rng"]), strict=True):
             rng.bit_generator.state = rng_state
-
-
-def _thread_count() -> int:
-    """`OMP_NUM_THREADS`, as other numerical libraries read it, or the cores this process may use."""
-    requested = os.environ.get("OMP_NUM_THREADS")
-    if requested is None:
-        return len(os.sched_getaffinity(0))
-    if not requested.isdigit() or int(requested) < 1:
-        raise UserError(f"OMP_NUM_THREADS is {requested!r}; set it to a number of threads, such as 1, or unset it")
-    return int(requested)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pwm.errors import UserError
 
-Family = Literal["locomotion", "dmcontrol"]
+Family = Literal["locomotion", "dmcontrol", "metaworld"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,9 @@ class Task:
     """A control task, known by its name.
 
     `episode_length` counts decisions, each held for `action_repeat` control steps of the simulator. `score` names the
-    number an evaluation reports: the episode's return as it is, or divided by the highest one that can be reached.
+    number an evaluation reports: the episode's return as it is, or divided by the highest one that can be reached, or
+    success in the episode's last state. `body` and `contact_stiffness`, as a multiple of the body's own, are for
+    locomotion.
     """
 
     name: str
@@ -23,15 +25,17 @@ class Task:
     action_dim: int
     episode_length: int
     action_repeat: int
-    score: Literal["return", "return / 1000"]
+    score: Literal["return", "return / 1000", "success"]
+    body: str = ""
+    contact_stiffness: float = 1.0
 
 
 # What a return is divided by, where the score is a return.
 RETURN_UNIT = {"return": 1.0, "return / 1000": 1000.0}
 
 
-def _locomotion(name: str, observation_dim: int, action_dim: int) -> Task:
-    return Task(name, "locomotion", observation_dim, action_dim, episode_length=1000, action_repeat=1, score="return")
+def _locomotion(name: str, observation_dim: int, action_dim: int, body: str = "", stiffness: float = 1.0) -> Task:
+    return Task(name, "locomotion", observation_dim, action_dim, 1000, 1, "return", body or name, stiffness)
 
 
 def _dmcontrol(name: str, observation_dim: int, action_dim: int) -> Task:
@@ -40,26 +44,74 @@ def _dmcontrol(name: str, observation_dim: int, action_dim: int) -> Task:
     )
 
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        _locomotion("hopper", 11, 3),
-        _dmcontrol("cartpole-swingup", 5, 1),
-        _dmcontrol("walker-walk", 24, 6),
-        _dmcontrol("reacher-easy", 6, 2),
-        _dmcontrol("cheetah-run", 17, 6),
-    )
-}
+def _metaworld(name: str) -> Task:
+    return Task(f"mw-{name}", "metaworld", 39, 4, episode_length=100, action_repeat=2, score="success")
 
 
-def _of_families(*families: Family) -> tuple[str, ...]:
-    return tuple(name for name, task in TASKS.items() if task.family in families)
+LOCOMOTION = (
+    _locomotion("hopper", 11, 3),
+    _locomotion("ant", 37, 8),
+    _locomotion("anymal", 49, 12),
+    _locomotion("humanoid", 76, 21),
+    _locomotion("snu-humanoid", 53, 152),
+)
+# The stiffness ablation's body; of no suite that is aggregated.
+STIFF = (_locomotion("hopper-stiff", 11, 3, body="hopper", stiffness=25.0),)
+# In TD-MPC2's order, which fixes the index of a task in a multi-task model: the suite's own 19, then its authors' 11.
+DMCONTROL = (
+    _dmcontrol("walker-stand", 24, 6),
+    _dmcontrol("walker-walk", 24, 6),
+    _dmcontrol("walker-run", 24, 6),
+    _dmcontrol("cheetah-run", 17, 6),
+    _dmcontrol("reacher-easy", 6, 2),
+    _dmcontrol("reacher-hard", 6, 2),
+    _dmcontrol("acrobot-swingup", 6, 1),
+    _dmcontrol("pendulum-swingup", 3, 1),
+    _dmcontrol("cartpole-balance", 5, 1),
+    _dmcontrol("cartpole-balance-sparse", 5, 1),
+    _dmcontrol("cartpole-swingup", 5, 1),
+    _dmcontrol("cartpole-swingup-sparse", 5, 1),
+    _dmcontrol("cup-catch", 8, 2),
+    _dmcontrol("finger-spin", 9, 2),
+    _dmcontrol("finger-turn-easy", 12, 2),
+    _dmcontrol("finger-turn-hard", 12, 2),
+    _dmcontrol("fish-swim", 24, 5),
+    _dmcontrol("hopper-stand", 15, 4),
+    _dmcontrol("hopper-hop", 15, 4),
+    _dmcontrol("walker-walk-backwards", 24, 6),
+    _dmcontrol("walker-run-backwards", 24, 6),
+    _dmcontrol("cheetah-run-backwards", 17, 6),
+    _dmcontrol("cheetah-run-front", 17, 6),
+    _dmcontrol("cheetah-run-back", 17, 6),
+    _dmcontrol("cheetah-jump", 17, 6),
+    _dmcontrol("hopper-hop-backwards", 15, 4),
+    _dmcontrol("reacher-three-easy", 8, 3),
+    _dmcontrol("reacher-three-hard", 8, 3),
+    _dmcontrol("cup-spin", 8, 2),
+    _dmcontrol("pendulum-spin", 3, 1),
+)
+METAWORLD_NAMES = """
+    assembly basketball button-press-topdown button-press-topdown-wall button-press button-press-wall coffee-button
+    coffee-pull coffee-push dial-turn disassemble door-open door-close drawer-close drawer-open faucet-open
+    faucet-close hammer handle-press-side handle-press handle-pull-side handle-pull lever-pull peg-insert-side
+    peg-unplug-side pick-out-of-hole pick-place pick-place-wall plate-slide plate-slide-side plate-slide-back
+    plate-slide-back-side push-back push push-wall reach reach-wall shelf-place soccer stick-push stick-pull
+    sweep-into sweep window-open window-close bin-picking box-close door-lock door-unlock hand-insert
+"""
+METAWORLD = tuple(_metaworld(name) for name in METAWORLD_NAMES.split())
+
+TASKS: dict[str, Task] = {task.name: task for task in (*LOCOMOTION, *STIFF, *DMCONTROL, *METAWORLD)}
+
+
+def _names(*groups: tuple[Task, ...]) -> tuple[str, ...]:
+    return tuple(task.name for group in groups for task in group)
 
 
 SUITES: dict[str, tuple[str, ...]] = {
-    "locomotion": _of_families("locomotion"),
-    "mt30": _of_families("dmcontrol"),
-    "mt80": _of_families("dmcontrol"),
+    "locomotion": _names(LOCOMOTION),
+    "stiffness": _names(STIFF),
+    "mt30": _names(DMCONTROL),
+    "mt80": _names(DMCONTROL, METAWORLD),
 }
 
 

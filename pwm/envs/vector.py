@@ -1,6 +1,7 @@
 """The contract every environment keeps, written once: seeding, episode ends, autoreset, snapshots."""
 
 import json
+import os
 from typing import Any
 
 import gymnasium
@@ -100,6 +101,10 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         self._revert(state)
         return self._observation.copy()
 
+    def scene(self) -> tuple[Any, np.ndarray, np.ndarray]:
+        """For drawing, of the first environment: MuJoCo's model, positions `[nq]` and controls `[nu]`."""
+        raise NotImplementedError
+
     def _seed(self, seeds: list[int]) -> None:
         """Give environment i a new generator of `seeds[i]`."""
         raise NotImplementedError
@@ -181,3 +186,17 @@ def encode_json(value: Any) -> np.ndarray:
 def decode_json(data: np.ndarray) -> Any:
     """What `encode_json` encoded."""
     return json.loads(data.tobytes())
+
+
+def thread_count() -> int:
+    """`OMP_NUM_THREADS`, as other numerical libraries read it, or the cores this process may use.
+
+    Raises:
+        UserError: the variable holds something else than a number of threads.
+    """
+    requested = os.environ.get("OMP_NUM_THREADS")
+    if requested is None:
+        return len(os.sched_getaffinity(0))
+    if not requested.isdigit() or int(requested) < 1:
+        raise UserError(f"OMP_NUM_THREADS is {requested!r}; set it to a number of threads, such as 1, or unset it")
+    return int(requested)

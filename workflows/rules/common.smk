@@ -9,6 +9,7 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 os.environ.update(PYTHONPATH=str(ROOT))
 
+from pwm.data.tdmpc2_files import OFFICIAL, download, find_files
 from pwm.errors import UserError
 from pwm.matrix import Matrix, ModelId, RunId, check_command_line
 
@@ -91,6 +92,14 @@ def run_files(name):
     return of_scale
 
 
+def film_strips(_wildcards):
+    """Film strips of the locomotion suite: of every algorithm's first run on each task."""
+    runs = [run for run in matrix(SCALE).runs() if (run.suite, run.variant, run.seed) == ("locomotion", "default", 0)]
+    folders = [f"results/{SCALE}/runs/{run.path}" for run in runs]
+    present = [folder for folder in folders if not PARTIAL or Path(folder, "policy/model.safetensors").exists()]
+    return [f"{folder}/film_strip.png" for folder in present]
+
+
 def data_files(wildcards):
     """The description of every data set of the scale; with `--config partial=true` only where it exists."""
     names = matrix(wildcards.scale).data_sets()
@@ -104,7 +113,7 @@ def need(rule, what):
 
 
 try:
-    SCALE, PARTIAL = check_command_line(config)
+    SCALE, PARTIAL, DOWNLOAD = check_command_line(config)
 except UserError as error:
     refuse(error)
 matrix(SCALE)
