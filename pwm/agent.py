@@ -201,7 +201,7 @@ class PolicyTrainer:
         z = path.z.detach().flatten(0, 1)
         parameters = list(self.critic.parameters())
         for _ in range(config.critic_passes):
-            # Deviation D20: minibatches are drawn anew in every pass; the public code's are runs of steps, fixed.
+            # Deviation D2: minibatches are drawn anew in every pass; the public code's are runs of steps, fixed.
             for rows in torch.randperm(len(z), device=z.device).chunk(config.critic_minibatches):
                 loss = critic_loss(self.critic, z[rows], target[rows])
                 gradients = torch.autograd.grad(loss, parameters)

@@ -5,7 +5,6 @@ The defaults are the paper's (section 2). A scale's YAML file says only what it 
 
 import difflib
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pwm.errors import UserError
+from pwm.yaml_files import read_yaml
 
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=1000)]  # `pwm.evaluate.episode_seed` keeps that many runs apart
@@ -146,9 +146,8 @@ class ExtractConfig(Config):
     td_lambda: Share = 0.95  # 0: one-step targets
     # of the value that closes the horizon; gamma^(H+1) is the public code's
     terminal_weight: Literal["gamma^H", "gamma^(H+1)"] = "gamma^H"
-    decode_reward: bool = (
-        False  # ascend rewards in the task's own units, after symexp; the paper: as the head gives them
-    )
+    # ascend rewards in the task's own units, after symexp; the paper: as the head gives them
+    decode_reward: bool = False
     actor_units: Units = (400, 200, 100)
     critic_units: Units = (400, 200)
     critics: Positive = 3
@@ -281,42 +280,6 @@ class ModelConfig(Config):
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 3e-4 as a number, as YAML 1.2 does, and refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        UserError: the file is missing, is not YAML or holds no mapping.
-    """
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); check that it is a text file you may read") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML ({reason}); mend the file") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: must hold a mapping of settings, not {type(data).__name__}; mend the file")
-    return data
-
-
 def validate(cls: type[AnyConfig], data: dict[str, Any], where: str) -> AnyConfig:
     """Make `cls` from plain data.
 
@@ -364,16 +327,6 @@ def _all_keys(cls: type[Config]) -> list[str]:
             if isinstance(annotation, type) and issubclass(annotation, Config):
                 keys += _all_keys(annotation)
     return keys
-
-
-def merge(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, mapping by mapping; later ones win."""
-    merged = dict(base)
-    for change in changes:
-        for key, value in change.items():
-            old = merged.get(key)
-            merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def load(cls: type[AnyConfig], path: Path) -> AnyConfig:

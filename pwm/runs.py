@@ -26,8 +26,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from pwm.config import Config, dump, read_yaml
+from pwm.config import Config, dump
 from pwm.errors import UserError
+from pwm.yaml_files import read_yaml
 
 CHECKPOINT_FORMAT = 1
 CHECK_EVERY = 50  # updates whose metrics are read back from the device together

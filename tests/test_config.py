@@ -22,12 +22,11 @@ from pwm.config import (
     WorldModelConfig,
     dump,
     load,
-    merge,
-    read_yaml,
     validate,
 )
 from pwm.envs.tasks import SUITES, get_task
 from pwm.matrix import CONFIG_FOLDER, Matrix, ModelId, RunId, check_command_line
+from pwm.yaml_files import merge, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -27,7 +27,7 @@ def horizon_return(reward: Tensor, next_value: Tensor, ends: Tensor, gamma: floa
         discount = torch.where(end, 1.0, discount * gamma)
     weight = torch.stack(discounts)  # of r_h: γ to the power of the steps since the segment began
     # Deviation D3: γ^n V, as in the paper's equation, unless the setting `terminal_weight` says otherwise.
-    # Deviation D22: an episode that ends with the window keeps its rewards, which the public code drops.
+    # Deviation D16: an episode that ends with the window keeps its rewards, which the public code drops.
     closing = torch.cat([ends[:-1], torch.full_like(ends[-1:], last_weight)]) * gamma * weight
     return (weight * reward + closing * next_value).sum(0)
 
