@@ -1,22 +1,22 @@
-"""PWM's losses and updates: tensors in, tensors out (paper, section 2).
+"""PWM's policy losses and updates: tensors in, tensors out (paper, section 2).
 
 Shapes: H horizon, B batch, O observation, A action, Z latent, K critics; time comes first.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pwm.config import ExtractConfig, PretrainConfig
-from pwm.data.windows import Batch
+from pwm.config import ExtractConfig
 from pwm.nn.actor_critic import Actor, Critic
+from pwm.nn.optimisation import apply_gradients, linear_decay
 from pwm.nn.returns import horizon_return, td_lambda
 from pwm.nn.world_model import WorldModel
 
-# actions [B, A] → (segment ends [B], terminated [B], latents of the observations after resets [B, Z])
+# actions [B, A] → (segment ends [B], terminated [B], latents of the observations to act on next, after resets [B, Z])
 Environment = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -30,35 +30,14 @@ class Rollout(NamedTuple):
     terminated: Tensor  # [H, B]
 
 
-def world_model_loss(model: WorldModel, batch: Batch, config: PretrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """L = 1/H Σ_t ρ^t [c_z · mse(z_{t+1}, stopgrad E(s_{t+1})) + c_r · ℓ(R(z_t, a_t), r_t)], z_{t+1} = F(z_t, a_t).
-
-    Args:
-        model: the world model; only z_0 = E(s_0) and its own predictions are unrolled.
-        batch: windows of H+1 observations.
-        config: ρ and the coefficients.
-
-    Returns:
-        The scalar loss, and its two terms, ρ-weighted but without coefficients.
-    """
-    horizon = batch.action.shape[0]
-    with torch.no_grad():
-        target = model.encode(batch.obs[1:], batch.task)
-    latents = [model.encode(batch.obs[0], batch.task)]
-    for t in range(horizon):
-        latents.append(model.next(latents[-1], batch.action[t], batch.task))
-    z = torch.stack(latents)
-    weight = config.rho ** torch.arange(horizon, dtype=z.dtype, device=z.device) / horizon
-    consistency = weight @ F.mse_loss(z[1:], target, reduction="none").mean((1, 2))
-    output = model.reward_output(z[:-1], batch.action, batch.task)
-    reward = weight @ model.reward_loss(output, batch.reward).mean(1)
-    # Deviation D2: no value term, in multi-task pre-training neither; policy extraction trains a critic of its own.
-    loss = config.consistency_coef * consistency + config.reward_coef * reward
-    return loss, {"consistency_loss": consistency.detach(), "reward_loss": reward.detach()}
-
-
 def rollout(
-    model: WorldModel, actor: Actor, z: Tensor, task: Tensor, noise: Tensor, environment: Environment | None = None
+    model: WorldModel,
+    actor: Actor,
+    z: Tensor,
+    task: Tensor,
+    noise: Tensor,
+    environment: Environment | None = None,
+    reencode: bool = False,
 ) -> Rollout:
     """Unroll the policy through the model with its gradient; the policy's own input z is detached.
 
@@ -69,17 +48,23 @@ def rollout(
         noise: standard normal [H, B, A], the policy's ε.
         environment: steps the real environment beside the model, which tells where episodes end; there the latent is
             that of the new episode's first observation and carries no gradient. None: no episode ends.
+        reencode: lay the rollout through the real states instead of the model's: within an episode z_{h+1} has the
+            value E(s_{h+1}) of the real observation and the gradient of F(z_h, a_h). So the policy acts on what it sees
+            when it is evaluated, rewards and values are read there, and the model is left to give the Jacobians (Heess
+            et al. 2015, SVG(∞)). The latent that an episode's last step reached stays the model's.
     """
     steps: list[tuple[Tensor, ...]] = []
     never = torch.zeros(z.shape[0], device=z.device)
     for epsilon in noise:
         action = actor(z.detach(), epsilon)
-        next_z = model.next(z, action, task)
+        next_z = following = model.next(z, action, task)
         ends, terminated = never, never
-        following = next_z
         if environment is not None:
-            ends, terminated, fresh = environment(action.detach())
-            following = torch.where(ends.bool().unsqueeze(-1), fresh, next_z)
+            ends, terminated, seen = environment(action.detach())
+            ended = ends.bool().unsqueeze(-1)
+            if reencode:
+                next_z = torch.where(ended, next_z, next_z + (seen - next_z).detach())
+            following = torch.where(ended, seen, next_z)
         steps.append((z, action, next_z, ends, terminated))
         z = following
     return Rollout(*(torch.stack(parts) for parts in zip(*steps, strict=True)))
@@ -94,7 +79,7 @@ class Objective(NamedTuple):
 
 
 def objective(
-    model: WorldModel, critic: Critic, path: Rollout, task: Tensor, gamma: float, episodes_end: bool
+    model: WorldModel, critic: Critic, path: Rollout, task: Tensor, config: ExtractConfig, episodes_end: bool
 ) -> Objective:
     """J = Σ_{h<H} γ^h R(z_h, a_h) + γ^H min_k V_k(z_H), per rollout, closed early where an episode ends.
 
@@ -102,10 +87,12 @@ def objective(
         model, critic: R and V.
         path: the rollout.
         task: task indices [B].
-        gamma: γ.
+        config: γ, the weight of the value that closes the window, and the units of the reward.
         episodes_end: whether they may end inside the window; if not, only V(z_H) is computed with its gradient.
     """
     reward = model.reward(path.z, path.action, task)
+    if config.decode_reward:
+        reward = model.decode_reward(reward)
     horizon, batch = reward.shape
     if episodes_end:  # every segment's last latent carries gradient
         value = critic.minimum(path.next_z.flatten(0, 1)).view(horizon, batch)
@@ -114,7 +101,8 @@ def objective(
             inner = critic.minimum(path.next_z[:-1].flatten(0, 1)).view(horizon - 1, batch)
         value = torch.cat([inner, critic.minimum(path.next_z[-1]).unsqueeze(0)])
     value = value * (1.0 - path.terminated)
-    returns = horizon_return(reward, value, path.ends, gamma)
+    last_weight = 1.0 if config.terminal_weight == "gamma^H" else config.gamma
+    returns = horizon_return(reward, value, path.ends, config.gamma, last_weight)
     return Objective(returns, reward.detach(), value.detach())
 
 
@@ -149,56 +137,17 @@ class RunningVariance:
         return self.mean, self.variance, self.count
 
 
-def apply_gradients(
-    optimiser: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], gradients: Iterable[Tensor], limit: float
-) -> Tensor:
-    """Clip the gradients' global norm to `limit`, take one optimiser step, return the norm before clipping."""
-    parameters = list(parameters)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    norm = nn.utils.clip_grad_norm_(parameters, limit)
-    optimiser.step()
-    return norm
-
-
-def linear_decay(start: float, end: float, progress: float) -> float:
-    """The learning rate after a share `progress` of training."""
-    return start + (end - start) * progress
-
-
-class ModelTrainer:
-    """World-model updates: the model and its optimiser."""
-
-    def __init__(self, model: WorldModel, config: PretrainConfig) -> None:
-        self.model, self.config = model, config
-        self.optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-
-    def update(self, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """One gradient step on one batch of windows.
-
-        Args:
-            batch: the windows.
-            progress: share of training done, which sets the learning rate.
-
-        Returns:
-            The loss, its terms and the gradient norm.
-        """
-        config = self.config
-        self.optimiser.param_groups[0]["lr"] = linear_decay(config.learning_rate, config.final_lr, progress)
-        parameters = list(self.model.parameters())
-        loss, terms = world_model_loss(self.model, batch, config)
-        gradients = torch.autograd.grad(loss, parameters)
-        norm = apply_gradients(self.optimiser, parameters, gradients, config.grad_norm)
-        return {"model_loss": loss.detach(), **terms, "model_grad_norm": norm}
-
-    def state(self) -> dict:
-        """Everything needed to go on exactly."""
-        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
-
-    def restore(self, state: dict) -> None:
-        """Go on from `state()`."""
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Inside, no gradient of the modules' parameters is prepared for, which saves time and memory."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 class PolicyTrainer:
@@ -211,6 +160,11 @@ class PolicyTrainer:
         self.return_scale = RunningVariance()
         self.updates = 0
 
+    @property
+    def progress(self) -> float:
+        """Share of training done."""
+        return self.updates / self.config.updates
+
     def update(self, z: Tensor, task: Tensor, environment: Environment | None = None) -> dict[str, Tensor | float]:
         """One policy update from start latents z [B, Z]: an actor step, then the critic's passes on the same rollout.
 
@@ -218,15 +172,18 @@ class PolicyTrainer:
             Metrics: mean J (`value`), losses, gradient norms, and the share of saturated actions (|a| > 0.99).
         """
         config = self.config
-        actor_lr = linear_decay(config.actor_lr, config.final_lr, self.updates / config.updates)
-        self.actor_optimiser.param_groups[0]["lr"] = actor_lr
+        for optimiser, start in ((self.actor_optimiser, config.actor_lr), (self.critic_optimiser, config.critic_lr)):
+            optimiser.param_groups[0]["lr"] = linear_decay(start, config.final_lr, self.progress)
         noise = torch.randn(config.horizon, z.shape[0], self.model.action_dim, device=z.device)
-        path = rollout(self.model, self.actor, z, task, noise, environment)
-        worth = objective(self.model, self.critic, path, task, config.gamma, environment is not None)
-        self.return_scale.update(worth.returns.detach())
+        reencode = config.online is not None and config.online.reencode
         parameters = list(self.actor.parameters())
-        gradients = torch.autograd.grad(-worth.returns.mean() / self.return_scale.std, parameters)
+        with frozen(self.model, self.critic):
+            path = rollout(self.model, self.actor, z, task, noise, environment, reencode)
+            worth = objective(self.model, self.critic, path, task, config, environment is not None)
+            self.return_scale.update(worth.returns.detach())
+            gradients = torch.autograd.grad(-worth.returns.mean() / self.return_scale.std, parameters)
         actor_norm = apply_gradients(self.actor_optimiser, parameters, gradients, config.actor_grad_norm)
+        self.actor.clamp_log_std()
         loss, critic_norm = self._update_critic(path, worth)
         self.updates += 1
         return {
@@ -244,6 +201,7 @@ class PolicyTrainer:
         z = path.z.detach().flatten(0, 1)
         parameters = list(self.critic.parameters())
         for _ in range(config.critic_passes):
+            # Deviation D2: minibatches are drawn anew in every pass; the public code's are runs of steps, fixed.
             for rows in torch.randperm(len(z), device=z.device).chunk(config.critic_minibatches):
                 loss = critic_loss(self.critic, z[rows], target[rows])
                 gradients = torch.autograd.grad(loss, parameters)

@@ -5,7 +5,6 @@ The defaults are the paper's (section 2). A scale's YAML file says only what it 
 
 import difflib
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pwm.errors import UserError
+from pwm.yaml_files import read_yaml
 
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=1000)]  # `pwm.evaluate.episode_seed` keeps that many runs apart
@@ -21,13 +21,16 @@ Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Units = Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
 
-# Widths of the world model by size in millions of parameters ("single": the paper's single-task model, 1.5M).
+# Widths of the world model by size: millions of parameters as TD-MPC2 counts them, with its Q-functions (not their
+# targets), policy prior and task embeddings. "19" is TD-MPC2's; PWM and the MT30 checkpoint of that size take z of 512.
+# "single" is PWM's single-task model of 1.5M, which has none of the three.
 MODEL_SIZES: dict[str, dict[str, Any]] = {
-    "single": {"encoder": (256,), "units": (512, 512), "latent_dim": 512, "reward_bins": 0},
-    "5": {"encoder": (256,), "units": (512, 512), "latent_dim": 512, "reward_bins": 101},
-    "19": {"encoder": (1024,) * 2, "units": (1024, 1024), "latent_dim": 512, "reward_bins": 101},
-    "48": {"encoder": (1792,) * 3, "units": (1792, 1792), "latent_dim": 768, "reward_bins": 101},
-    "317": {"encoder": (4096,) * 4, "units": (4096, 4096), "latent_dim": 1376, "reward_bins": 101},
+    "single": {"encoder": (256,), "units": (512, 512), "latent_dim": 512, "reward_bins": 0, "num_q": 0},
+    "1": {"encoder": (256,), "units": (384, 384), "latent_dim": 128, "reward_bins": 101, "num_q": 2},
+    "5": {"encoder": (256,), "units": (512, 512), "latent_dim": 512, "reward_bins": 101, "num_q": 5},
+    "19": {"encoder": (1024,) * 2, "units": (1024, 1024), "latent_dim": 768, "reward_bins": 101, "num_q": 5},
+    "48": {"encoder": (1792,) * 3, "units": (1792, 1792), "latent_dim": 768, "reward_bins": 101, "num_q": 5},
+    "317": {"encoder": (4096,) * 4, "units": (4096, 4096), "latent_dim": 1376, "reward_bins": 101, "num_q": 8},
 }
 
 
@@ -38,17 +41,28 @@ class Config(BaseModel):
 
 
 class WorldModelConfig(Config):
-    """Architecture of the world model. `size` fills the widths from `MODEL_SIZES`; a width given beside it wins."""
+    """Architecture of the world model. `size` fills the widths from `MODEL_SIZES`; a width given beside it wins.
 
-    size: Literal["single", "5", "19", "48", "317"] = "single"
+    The paper's ablation (C6) is `latent` and `layer_norm`: simnorm; none; spectral; linear with layer_norm: false,
+    which is a plain MLP; each with either activation.
+    """
+
+    size: Literal["single", "1", "5", "19", "48", "317"] = "single"
     encoder: Units
     units: Units
     latent_dim: Positive
-    reward_bins: Count  # 0: a scalar reward head
+    reward_bins: Count  # 0: a scalar reward head. The Q-functions have as many
     reward_low: float = -10.0
     reward_high: float = 10.0
+    # Last layer of encoder and dynamics: Linear + LayerNorm + SimNorm; like a hidden one; a Linear of spectral norm 1
+    # + LayerNorm; Linear.
+    latent: Literal["simnorm", "none", "spectral", "linear"] = "simnorm"
     simnorm_dim: Positive = 8
+    layer_norm: bool = True  # in the hidden layers, and after the latent's where the above says so
+    activation: Literal["mish", "relu"] = "mish"
     task_dim: Count = 96  # used only with several tasks
+    num_q: Count  # TD-MPC2's Q-functions, and its policy prior with them; 0: neither
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.01  # in the Q-functions' first layer
 
     @model_validator(mode="before")
     @classmethod
@@ -57,10 +71,12 @@ class WorldModelConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "WorldModelConfig":
-        if self.latent_dim % self.simnorm_dim:
+        if self.latent == "simnorm" and self.latent_dim % self.simnorm_dim:
             raise ValueError(f"latent_dim {self.latent_dim} must be a multiple of simnorm_dim {self.simnorm_dim}")
         if self.reward_bins == 1 or self.reward_low >= self.reward_high:
             raise ValueError("reward_bins must be 0 or at least 2, and reward_low below reward_high")
+        if self.num_q == 1 or (self.num_q and not self.reward_bins):
+            raise ValueError("num_q must be 0 or at least 2, and 0 where reward_bins is 0")
         return self
 
 
@@ -75,8 +91,13 @@ class PretrainConfig(Config):
     rho: Annotated[float, Field(gt=0, le=1)] = 0.99  # weight of step t is rho^t
     consistency_coef: Rate = 1.0
     reward_coef: Rate = 1.0
+    # TD-MPC2's value term, and the update of its policy prior; only where the world model has Q-functions
+    value_coef: Annotated[float, Field(ge=0)] = 0.1
+    target_rate: Share = 0.01  # of the target Q-functions and of the scale of the prior's loss, per update
+    entropy_coef: Annotated[float, Field(ge=0)] = 1e-4
     learning_rate: Rate = 3e-4
-    final_lr: Rate = 3e-4  # reached linearly; constant in the paper. Online training goes on with it
+    final_lr: Rate = 3e-4  # reached linearly; constant in the paper
+    encoder_lr_scale: Rate = 1.0  # 0.3 in TD-MPC2
     grad_norm: Rate = 20.0
     piece: Positive | None = None  # decisions; windows stay within pieces of this length, as if episodes were cut
 
@@ -84,16 +105,28 @@ class PretrainConfig(Config):
     def _check(self) -> "PretrainConfig":
         if self.piece is not None and self.piece < self.horizon:
             raise ValueError(f"piece {self.piece} has no window of horizon {self.horizon}")
+        if self.world_model.num_q and not self.value_coef:
+            raise ValueError("value_coef 0 leaves the Q-functions untrained; give world_model num_q: 0")
         return self
 
 
-class OnlineConfig(Config):
-    """Online single-task training: fresh data and world-model updates beside every policy update (paper, section 2)."""
+class FinetuneConfig(Config):
+    """World-model updates beside every policy update, on windows of the task's own data."""
 
-    num_envs: Positive = 64
-    replay_capacity: Positive = 1_000_000
+    model_updates: Positive = 1
+    model_batch_size: Positive = 512
+    model_lr: Rate = 3e-4
+    model_final_lr: Rate = 1e-5  # reached linearly
+
+
+class OnlineConfig(FinetuneConfig):
+    """Online single-task training: the windows come from a replay that fresh data flow into (paper, section 2)."""
+
     model_updates: Positive = 8
     model_batch_size: Positive = 256
+    num_envs: Positive = 64
+    replay_capacity: Positive = 1_000_000
+    reencode: bool = False  # act from the encoded observation at every step; the paper: from the model's own latent
 
     @model_validator(mode="after")
     def _check(self) -> "OnlineConfig":
@@ -110,19 +143,31 @@ class ExtractConfig(Config):
     batch_size: Positive = 512
     horizon: Positive = 16
     gamma: Share = 0.99
-    td_lambda: Share = 0.95
+    td_lambda: Share = 0.95  # 0: one-step targets
+    # of the value that closes the horizon; gamma^(H+1) is the public code's
+    terminal_weight: Literal["gamma^H", "gamma^(H+1)"] = "gamma^H"
+    # ascend rewards in the task's own units, after symexp; the paper: as the head gives them
+    decode_reward: bool = False
     actor_units: Units = (400, 200, 100)
     critic_units: Units = (400, 200)
     critics: Positive = 3
     actor_lr: Rate = 5e-4
     critic_lr: Rate = 5e-4
-    final_lr: Rate = 1e-5
+    final_lr: Rate = 1e-5  # both reach it linearly
     betas: tuple[Share, Share] = (0.7, 0.95)
     actor_grad_norm: Rate = 1.0
     critic_grad_norm: Rate = 100.0
     critic_passes: Positive = 8
     critic_minibatches: Positive = 4
-    online: OnlineConfig | None = None  # None: from offline data, the world model frozen
+    # Neither: from offline data, the world model frozen.
+    finetune: FinetuneConfig | None = None
+    online: OnlineConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "ExtractConfig":
+        if self.finetune and self.online:
+            raise ValueError("online training has model_updates of its own; remove finetune")
+        return self
 
 
 class SACLearner(Config):
@@ -235,42 +280,6 @@ class ModelConfig(Config):
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 3e-4 as a number, as YAML 1.2 does, and refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        UserError: the file is missing, is not YAML or holds no mapping.
-    """
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); check that it is a text file you may read") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML ({reason}); mend the file") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: must hold a mapping of settings, not {type(data).__name__}; mend the file")
-    return data
-
-
 def validate(cls: type[AnyConfig], data: dict[str, Any], where: str) -> AnyConfig:
     """Make `cls` from plain data.
 
@@ -318,16 +327,6 @@ def _all_keys(cls: type[Config]) -> list[str]:
             if isinstance(annotation, type) and issubclass(annotation, Config):
                 keys += _all_keys(annotation)
     return keys
-
-
-def merge(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, mapping by mapping; later ones win."""
-    merged = dict(base)
-    for change in changes:
-        for key, value in change.items():
-            old = merged.get(key)
-            merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def load(cls: type[AnyConfig], path: Path) -> AnyConfig:

@@ -10,7 +10,10 @@ class UserError(Exception):
 
 
 def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
-    """Wrap a command's `main` so that a `UserError` prints one line to stderr and exits with code 2."""
+    """Wrap a command's `main` so that a `UserError` prints one line to stderr and exits with code 2.
+
+    So does training that diverged (`pwm.runs.Run.watch`), with code 1.
+    """
 
     @functools.wraps(main)
     def wrapped() -> None:
@@ -19,5 +22,8 @@ def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except FloatingPointError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
 
     return wrapped

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,14 @@ def episode_seed(purpose: str, run_seed: int) -> int:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Episodes of one policy. All arrays [E]."""
+    """Episodes of one policy. Arrays [E] unless said."""
 
     returns: np.ndarray  # undiscounted sum of rewards
     lengths: np.ndarray  # decisions
     success_last: np.ndarray  # success at the episode's last step
     success_any: np.ndarray  # success at any step
+    first_obs: np.ndarray  # [E, O]
+    rewards: np.ndarray  # [T, E], zero after an episode's end
 
     def score(self, rule: str) -> float:
         """The task's score by its rule (`Task.score`; paper, section 4)."""
@@ -56,6 +59,7 @@ def evaluate(policy: Policy, task: str, episodes: int, seed: int) -> Evaluation:
     """
     env = envs.make(task, num_envs=episodes, seed=seed)
     obs, _ = env.reset(seed=seed)
+    first_obs, rewards = obs, []
     returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=int)
     last, anywhere = np.zeros(episodes, dtype=bool), np.zeros(episodes, dtype=bool)
     alive, first = np.ones(episodes, dtype=bool), np.ones(episodes, dtype=bool)
@@ -65,16 +69,24 @@ def evaluate(policy: Policy, task: str, episodes: int, seed: int) -> Evaluation:
             break
         obs, reward, terminated, truncated, info = env.step(policy(obs, first))
         returns[alive] += reward[alive]
+        rewards.append(np.where(alive, reward, 0.0))
         lengths[alive] += 1
         last[alive] = info["success"][alive]
         anywhere[alive] |= info["success"][alive]
         first = terminated | truncated
         alive &= ~first
     env.close()
-    return Evaluation(returns, lengths, last, anywhere)
+    return Evaluation(returns, lengths, last, anywhere, first_obs, np.stack(rewards))
 
 
-def curve_point(run: runs.Run, policy: Policy, env_steps: int, updates: int, **metrics: Any) -> None:
+def curve_point(
+    run: runs.Run,
+    policy: Policy,
+    env_steps: int,
+    updates: int,
+    measure: Callable[[Evaluation], dict[str, float]] | None = None,
+    **metrics: Any,
+) -> None:
     """Evaluate during training: log one row of the learning curve and print one line. Not counted as training time.
 
     Args:
@@ -82,15 +94,17 @@ def curve_point(run: runs.Run, policy: Policy, env_steps: int, updates: int, **m
         policy: the policy as it stands.
         env_steps: environment steps (decisions) taken so far by the algorithm itself.
         updates: policy updates so far.
+        measure: further columns, made from the evaluation's episodes.
         metrics: losses and the like.
     """
+    run.check()
     settings: RunConfig = run.config
     with run.pause():
         seed = episode_seed("curve", settings.seed)
         result = evaluate(policy, settings.task, settings.evaluation.curve_episodes, seed)
     row = {"env_steps": env_steps, "updates": updates, "wall_time_s": 0.0}
     row |= {"return": result.returns.mean(), "success": result.success_last.mean()}
-    run.log(row | metrics)
+    run.log(row | (measure(result) if measure else {}) | metrics)
     returns = f"return {result.returns.mean():.1f} ± {result.returns.std():.1f}"
     who = f"{settings.task} {settings.algorithm}/{settings.variant} seed {settings.seed}"
     # On a line of its own, not behind the progress bar.

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 
 from pwm import envs
-from pwm.agent import ModelTrainer
 from pwm.behaviours import Episode, Recorder
 from pwm.config import PWMLearner, SACLearner
 from pwm.envs.tasks import get_task
 from pwm.errors import UserError
-from pwm.extract import latent_policy, make_trainer
+from pwm.extract import Finetuner, latent_policy, make_trainer
 from pwm.online import OnlineEnvironment, online_update
-from pwm.pretrain import build_model, to_device
+from pwm.pretrain import build_model, make_model_trainer, to_device
 from pwm.runs import Run
 
 
@@ -74,33 +73,35 @@ def learn_pwm(run: Run, settings: PWMLearner, keep: int) -> Learnt:
     recorder = Recorder(envs.make(task.name, online.num_envs, seed), keep)
     world = OnlineEnvironment(recorder, online.replay_capacity, seed, model)
     trainer = make_trainer(settings.policy, model, run.device)
-    model_trainer = ModelTrainer(model, settings.model)
+    pretrainer = make_model_trainer(model, settings.model, (task.name,))
+    draw = lambda size: world.replay.sample(size, settings.model.horizon)  # noqa: E731
+    tuner = Finetuner(model, settings.model, (task.name,), online, lambda: draw(online.model_batch_size))
+    parts = {"trainer": trainer, "pretrainer": pretrainer, "tuner": tuner.trainer, "world": world}
     weights: list[dict] = []  # of the model and the actor at every checkpoint
     pretrained = 0
     if state := run.load_state():
-        trainer.restore(state["trainer"])
-        model_trainer.restore(state["model_trainer"])
-        world.restore(state["world"])
+        for name, part in parts.items():
+            part.restore(state[name])
         weights, pretrained = state["weights"], state["pretrained"]
     else:
         _act_at_random(world, settings.random_steps, seed)
 
     def save() -> None:
-        parts = {"trainer": trainer, "model_trainer": model_trainer, "world": world}
         rest = {"weights": weights, "pretrained": pretrained}
         run.save_state(lambda: {name: part.state() for name, part in parts.items()} | rest)
 
     for update in run.progress(settings.model.updates, pretrained):
-        batch = world.replay.sample(settings.model.batch_size, settings.model.horizon)
-        model_trainer.update(to_device(batch, run.device), update / settings.model.updates)
+        batch = to_device(draw(settings.model.batch_size), run.device)
         pretrained = update + 1
+        run.watch(pretrained, pretrainer.update(batch, update / settings.model.updates))
         save()
     marks = _marks(settings.policy.updates, settings.checkpoints)
     for update in run.progress(settings.policy.updates, trainer.updates):
-        online_update(trainer, model_trainer, world, online)
+        run.watch(update + 1, online_update(trainer, tuner, world))
         while len(weights) < len(marks) and update + 1 >= marks[len(weights)]:
             weights.append(copy.deepcopy({"model": model.state_dict(), "actor": trainer.actor.state_dict()}))
         save()
+    run.check()
     recorder.close()
     policies = []
     for checkpoint in weights:
@@ -118,8 +119,7 @@ def _act_at_random(world: OnlineEnvironment, decisions: int, seed: int) -> None:
     shape = world.env.action_space.shape
     while world.env_steps < decisions:
         world(torch.from_numpy(rng.uniform(-1.0, 1.0, shape).astype(np.float32)))
-    if not world.model.config.reward_bins:
-        world.model.reward_scale.fill_(world.reward_scale.std)
+    world.scale_rewards()
 
 
 def _marks(total: int, checkpoints: int) -> np.ndarray:

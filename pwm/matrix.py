@@ -17,6 +17,7 @@ from pwm.config import CollectConfig, Config, Count, DataConfig, EvaluationConfi
 from pwm.data.tdmpc2_files import official_set
 from pwm.envs.tasks import SUITES, get_task
 from pwm.errors import UserError
+from pwm.yaml_files import merge, read_yaml
 
 Settings = dict[str, Any]
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "workflows" / "config"
@@ -70,7 +71,7 @@ def _with_all_tasks(name: str, suite: Any) -> Any:
         family = [task for task in SUITES.get(name, ()) if get_task(task).family == key]
         for task in family or [key]:
             mergeable = isinstance(changes, dict) and isinstance(tasks.get(task), dict)
-            tasks[task] = config.merge(tasks[task], changes) if mergeable else changes
+            tasks[task] = merge(tasks[task], changes) if mergeable else changes
     return suite | {"tasks": tasks}
 
 
@@ -124,7 +125,7 @@ class Matrix:
             known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
             raise UserError(f"unknown scale '{scale}'; choose from {known}, or add {file.name} beside them")
         self.scale, self.file = scale, file
-        self.config = config.validate(ScaleConfig, config.read_yaml(file), str(file))
+        self.config = config.validate(ScaleConfig, read_yaml(file), str(file))
         self._configs: dict[RunId | ModelId | str, Config] = {}
         rules = {"default", "collect", "pretrain", "extract", "evaluate", "collate", "plot", "tabulate"}
         rules |= {"film_strip", "import"}
@@ -198,7 +199,7 @@ class Matrix:
     def _resolve(self, suite: str, settings: SuiteConfig) -> None:
         for task, changes in settings.tasks.items():
             where = f"{self.file}: suites.{suite} ({task})"
-            data = config.merge(settings.collect, changes.get("collect", {}))
+            data = merge(settings.collect, changes.get("collect", {}))
             resolved = config.validate(CollectConfig, data, f"{where}.collect")
             if resolved.mixture.expert and get_task(task).family != "metaworld":
                 raise UserError(f"{where}.collect.mixture: {task} has no scripted expert; set expert to 0 for it")
@@ -242,7 +243,7 @@ class Matrix:
                 own = _own_settings(settings, group[0], "world_models", variant, where)
                 if "tasks" in own:
                     raise UserError(f"{where} ({group[0]}): 'tasks' is set for the suite, not for a task; remove it")
-                resolved = config.validate(config.PretrainConfig, config.merge(changes, own), f"{where} ({group[0]})")
+                resolved = config.validate(config.PretrainConfig, merge(changes, own), f"{where} ({group[0]})")
             for seed in range(settings.model_seeds):
                 yield ModelConfig(
                     scale=self.scale, suite=suite, variant=variant, tasks=group, seed=seed, settings=resolved
@@ -255,7 +256,7 @@ class Matrix:
                 for task in settings.tasks:
                     where = f"{self.file}: suites.{suite}.algorithms.{algorithm}.{variant} ({task})"
                     own = _own_settings(settings, task, algorithm, variant, where)
-                    resolved = config.validate(cls, config.merge(changes, own), where)
+                    resolved = config.validate(cls, merge(changes, own), where)
                     name = getattr(resolved, "world_model", None)
                     if name is not None and name not in settings.world_models:
                         known = ", ".join(settings.world_models) or "none are listed"

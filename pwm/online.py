@@ -1,6 +1,7 @@
 """PWM's online single-task loop: act in the environment, learn the world model from it, ascend through it.
 
-Used by the stage `extract` where a run's settings have an `online` block (paper, section 2).
+Used by the stage `extract` where a run's settings have an `online` block (paper, section 2). The policy acts on the
+model's own latent; real observations are encoded only at a window's start and after resets, unless `reencode` is set.
 """
 
 import numpy as np
@@ -8,36 +9,75 @@ import torch
 from torch import Tensor
 
 from pwm import config, envs, runs
-from pwm.agent import ModelTrainer, PolicyTrainer, RunningVariance
-from pwm.config import ExtractConfig, ModelConfig, OnlineConfig
+from pwm.agent import PolicyTrainer, RunningVariance
+from pwm.config import ExtractConfig, ModelConfig
+from pwm.data.episodes import Episodes
 from pwm.data.replay import Replay
 from pwm.envs import TaskVectorEnv
 from pwm.evaluate import curve_point, curve_updates, episode_seed
-from pwm.extract import finish, latent_policy, make_trainer
+from pwm.extract import Finetuner, fingerprint, finish, latent_policy, load_state, make_trainer, value_check
 from pwm.nn.world_model import WorldModel
-from pwm.pretrain import to_device
+
+
+def fill(replay: Replay, data: Episodes, num_envs: int, capacity: int) -> None:
+    """Begin a replay with the newest transitions of a data set, as if the environments had seen them in turn.
+
+    Args:
+        replay: empty, of `num_envs` environments.
+        data: the task's episodes.
+        num_envs: its environments, each of which gets a run of consecutive transitions.
+        capacity: transitions that it holds.
+    """
+    later = np.cumsum(data.length[::-1])[::-1] - data.length  # transitions after each episode
+    kept = np.flatnonzero(later < capacity)
+    length, step = data.length[kept, None], np.arange(data.meta.episode_length)
+    total = int(length.sum())
+    rows = min(total, capacity) // num_envs
+
+    def columns(x: np.ndarray) -> np.ndarray:
+        """[E, T, ...] → [rows, num_envs, ...]."""
+        newest = x[step < length][total - rows * num_envs :]
+        return newest.reshape(num_envs, rows, *x.shape[2:]).swapaxes(0, 1)
+
+    parts = (data.obs[kept, :-1], data.action[kept], data.reward[kept], data.terminated[kept], data.obs[kept, 1:])
+    obs, action, reward, terminated, next_obs = map(columns, parts)
+    ends = columns(step == length - 1)
+    ends[-1:] = True  # what the environments do next does not follow from it
+    for row in zip(obs, action, reward, terminated, ends, next_obs, strict=True):
+        replay.add(*row)
 
 
 class OnlineEnvironment:
     """The real environments beside the model's rollout: steps them, stores the transitions, reports episode ends.
-
-    The policy acts on the model's own latent; real observations are encoded only at a window's start and after resets.
 
     Args:
         env: parallel environments, B, of the task.
         capacity: transitions kept for training the world model.
         seed: of the environments and of the replay's draws.
         model: the world model, whose reward scale follows the rewards seen.
+        data: the episodes that the world model was trained on, with which replay and reward scale begin. None: they
+            begin empty.
     """
 
-    def __init__(self, env: TaskVectorEnv, capacity: int, seed: int, model: WorldModel) -> None:
+    def __init__(
+        self, env: TaskVectorEnv, capacity: int, seed: int, model: WorldModel, data: Episodes | None = None
+    ) -> None:
         self.model = model
         self.env = env
         self.obs, _ = env.reset(seed=seed)
         self.replay = Replay(capacity, env.num_envs, env.task.observation_dim, env.task.action_dim, seed)
         self.task = torch.zeros(env.num_envs, dtype=torch.long, device=model.action_mask.device)
-        self.reward_scale = RunningVariance(variance=model.reward_scale.item() ** 2, count=float(env.num_envs))
+        self.reward_scale = RunningVariance()
+        if data is not None:
+            fill(self.replay, data, env.num_envs, capacity)
+            taken = np.arange(data.meta.episode_length) < data.length[:, None]
+            self.reward_scale.update(torch.from_numpy(data.reward[taken]))
         self.env_steps = 0
+
+    def scale_rewards(self) -> None:
+        """Let a model with a scalar head learn rewards in units of their standard deviation so far."""
+        if not self.model.config.reward_bins:
+            self.model.reward_scale.fill_(self.reward_scale.std)
 
     @torch.no_grad()
     def encode(self) -> Tensor:
@@ -49,6 +89,7 @@ class OnlineEnvironment:
         action = action.cpu().numpy()
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.replay.add(self.obs, action, reward, terminated, truncated, info["final_obs"])
+        # Deviation D15: of all rewards seen, which are only divided by it; the public code also centres and clips them.
         self.reward_scale.update(torch.from_numpy(reward))
         self.obs = obs
         self.env_steps += len(obs)
@@ -77,46 +118,49 @@ class OnlineEnvironment:
         self.env_steps = state["env_steps"]
 
 
-def online_update(
-    trainer: PolicyTrainer, model_trainer: ModelTrainer, world: OnlineEnvironment, online: OnlineConfig
-) -> dict[str, Tensor | float]:
-    """H steps in every environment, one actor step, the critic's passes, then `model_updates` updates of the world
-    model on windows of the replay.
+def online_update(trainer: PolicyTrainer, tuner: Finetuner, world: OnlineEnvironment) -> dict[str, Tensor | float]:
+    """H steps in every environment, one actor step, the critic's passes, then the world model's updates.
 
     Returns:
         The metrics of the policy update and of the last model update.
     """
+    progress = trainer.progress
     metrics = trainer.update(world.encode(), world.task, world)
-    if not world.model.config.reward_bins:
-        world.model.reward_scale.fill_(world.reward_scale.std)
-    for _ in range(online.model_updates):
-        batch = world.replay.sample(online.model_batch_size, model_trainer.config.horizon)
-        model_metrics = model_trainer.update(to_device(batch, world.task.device), progress=1.0)
-    return metrics | model_metrics
+    world.scale_rewards()
+    return metrics | tuner.update(progress)
 
 
-def train_online(run: runs.Run, model: WorldModel, model_config: ModelConfig) -> None:
-    """Train policy and world model of `run.config` online and finish the run."""
+def train_online(run: runs.Run, model: WorldModel, model_config: ModelConfig, data: Episodes) -> None:
+    """Train policy and world model of `run.config` online and finish the run; the replay begins with `data`."""
     settings = config.validate(ExtractConfig, run.config.settings, "settings")
-    online = settings.online
+    online, model_hash = settings.online, fingerprint(model)
     trainer = make_trainer(settings, model, run.device)
-    model_trainer = ModelTrainer(model, model_config.settings)
     seed = episode_seed("training", run.config.seed)
     env = envs.make(run.config.task, online.num_envs, seed)
-    world = OnlineEnvironment(env, online.replay_capacity, seed, model)
+    world = OnlineEnvironment(env, online.replay_capacity, seed, model, data)
+    trained = model_config.settings
+    draw = lambda: world.replay.sample(online.model_batch_size, trained.horizon)  # noqa: E731
+    tuner = Finetuner(model, trained, model_config.tasks, online, draw)
     policy = latent_policy(model, trainer.actor, 0, env.task.action_dim)
-    if state := run.load_state():
+    measure = value_check(trainer, 0)
+    if state := load_state(run, model_hash):
         trainer.restore(state["trainer"])
-        model_trainer.restore(state["model_trainer"])
+        tuner.trainer.restore(state["tuner"])
         world.restore(state["world"])
     else:
-        curve_point(run, policy, env_steps=0, updates=0)
+        curve_point(run, policy, env_steps=0, updates=0, measure=measure)
     points = curve_updates(settings.updates, run.config.evaluation.curve_points)
     for _ in run.progress(settings.updates, trainer.updates):
-        metrics = online_update(trainer, model_trainer, world, online)
+        metrics = online_update(trainer, tuner, world)
+        run.watch(trainer.updates, metrics)
         if trainer.updates in points:
-            curve_point(run, policy, world.env_steps, trainer.updates, **metrics)
+            curve_point(run, policy, world.env_steps, trainer.updates, measure=measure, **metrics)
         run.save_state(
-            lambda: {"trainer": trainer.state(), "model_trainer": model_trainer.state(), "world": world.state()}
+            lambda: {
+                "model_hash": model_hash,
+                "trainer": trainer.state(),
+                "tuner": tuner.trainer.state(),
+                "world": world.state(),
+            }
         )
     finish(run, trainer, model_config)

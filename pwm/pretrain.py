@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from pwm import config, runs
-from pwm.agent import ModelTrainer
 from pwm.config import ModelConfig, PretrainConfig
 from pwm.data.episodes import Episodes
 from pwm.data.windows import Batch, WindowSampler
 from pwm.envs.tasks import get_task
 from pwm.errors import UserError, exit_on_user_error
+from pwm.model_learning import ModelTrainer, discount_factor
 from pwm.nn.world_model import WorldModel
 
 LOG_POINTS = 50  # rows of metrics.csv
@@ -26,6 +26,12 @@ def build_model(settings: PretrainConfig, tasks: tuple[str, ...]) -> WorldModel:
     table = [get_task(name) for name in tasks]
     observation_dim = max(task.observation_dim for task in table)
     return WorldModel(settings.world_model, observation_dim, [task.action_dim for task in table])
+
+
+def make_model_trainer(model: WorldModel, settings: PretrainConfig, tasks: tuple[str, ...]) -> ModelTrainer:
+    """The trainer of a world model of these tasks, whose discounts follow from their episodes' lengths."""
+    discount = torch.tensor([discount_factor(get_task(name).episode_length) for name in tasks])
+    return ModelTrainer(model, settings, discount)
 
 
 def load_model(folder: Path) -> tuple[WorldModel, ModelConfig]:
@@ -75,7 +81,7 @@ def pretrain(run: runs.Run, datasets: list[Episodes]) -> None:
     if not settings.world_model.reward_bins:
         # Deviation D4: the data's standard deviation, known beforehand; the paper divides by a running one.
         model.reward_scale.fill_(reward_std(datasets))
-    trainer = ModelTrainer(model, settings)
+    trainer = make_model_trainer(model, settings, run.config.tasks)
     sampler = WindowSampler(datasets, settings.batch_size, settings.horizon, run.config.seed, piece=settings.piece)
     start = 0
     if state := run.load_state():
@@ -86,6 +92,7 @@ def pretrain(run: runs.Run, datasets: list[Episodes]) -> None:
     for update in run.progress(settings.updates, start):
         metrics = trainer.update(to_device(sampler.sample(), run.device), update / settings.updates)
         done = update + 1
+        run.watch(done, metrics)
         if done % log_every == 0 or done == settings.updates:
             run.log({"updates": done, **metrics})
         run.save_state(lambda: {"trainer": trainer.state(), "sampler": sampler.state(), "update": done})  # noqa: B023
@@ -94,7 +101,7 @@ def pretrain(run: runs.Run, datasets: list[Episodes]) -> None:
 
 def metrics_summary(run: runs.Run) -> dict[str, float]:
     """The model's last losses, for the manifest."""
-    return {key: run.rows[-1][key] for key in ("consistency_loss", "reward_loss")}
+    return {key: value for key, value in run.rows[-1].items() if key.endswith("_loss")}
 
 
 @exit_on_user_error

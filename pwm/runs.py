@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -26,10 +26,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from pwm.config import Config, dump, read_yaml
+from pwm.config import Config, dump
 from pwm.errors import UserError
+from pwm.yaml_files import read_yaml
 
 CHECKPOINT_FORMAT = 1
+CHECK_EVERY = 50  # updates whose metrics are read back from the device together
+EXPLODED = 1e12  # no metric of a healthy run comes near it
 PACKAGES = ("torch", "mujoco", "dm_control", "gymnasium", "numpy", "stable_baselines3")
 
 
@@ -166,6 +169,7 @@ class Run:
         self.state_folder.mkdir(parents=True, exist_ok=True)
         self.device = default_device()
         self.rows: list[dict[str, Any]] = []
+        self._watched: list[tuple[int, Mapping[str, Any]]] = []
         self._elapsed_before = self._paused = 0.0
         self._started = self._saved = time.time()
         self._writer = None
@@ -200,18 +204,37 @@ class Run:
                 yield step
                 bar.update()
 
+    def watch(self, update: int, metrics: Mapping[str, torch.Tensor | float]) -> None:
+        """Keep an update's metrics for `check`, which is due after a number of them."""
+        self._watched.append((update, metrics))
+        if len(self._watched) == CHECK_EVERY:
+            self.check()
+
+    def check(self) -> None:
+        """Look through the metrics watched since the last check; done before a state is saved, which is so a good one.
+
+        Raises:
+            FloatingPointError: one is not finite or exploded; names update and metric.
+        """
+        for update, metrics in self._watched:
+            for name, value in metrics.items():
+                if not abs(float(value)) < EXPLODED:
+                    where = f"update {update}: {name} is {float(value):.3g}"
+                    raise FloatingPointError(
+                        f"{where}: training diverged; the last good state is in {self.state_folder}"
+                    )
+        self._watched.clear()
+
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.csv; wall_time_s is filled in. A first row may lack the later ones' columns.
 
         Raises:
-            FloatingPointError: a value that is not finite; the state saved last stays.
+            FloatingPointError: as `check`.
         """
         row = {key: float(v) if isinstance(v, torch.Tensor | np.floating) else v for key, v in row.items()}
+        self._watched.append((row["updates"], row))
+        self.check()
         row["wall_time_s"] = round(self.wall_time, 2)
-        broken = [key for key, value in row.items() if isinstance(value, float) and not np.isfinite(value)]
-        if broken:
-            where = f"{broken[0]} is {row[broken[0]]} in row {len(self.rows)}"
-            raise FloatingPointError(f"{where}: training diverged; the last state is kept in {self.state_folder}")
         self.rows.append(row)
         self._write_metrics(self.state_folder / "metrics.csv")
         if self._writer:
@@ -233,6 +256,7 @@ class Run:
         """
         if time.time() - self._saved < self.save_every:
             return
+        self.check()
         kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
         whole = {
             "state": make_state(),
@@ -281,6 +305,7 @@ class Run:
             config: what the checkpoint's config.json holds beside the run's own config.
             facts: further entries of the manifest.
         """
+        self.check()
         staged = self.state_folder / "final"
         shutil.rmtree(staged, ignore_errors=True)
         own = {"config": self.config.model_dump(mode="json")}

@@ -19,9 +19,9 @@ TINY_POLICY = {"actor_units": (16,), "critic_units": (16,)}
 EVALUATION = EvaluationConfig(curve_points=2, curve_episodes=1)
 
 
-def model_settings(bins: int = 0, **changes: object) -> PretrainConfig:
+def model_settings(bins: int = 0, num_q: int = 0, **changes: object) -> PretrainConfig:
     """Settings of a tiny world model, with a scalar head or `bins` bins."""
-    network = WorldModelConfig(**TINY, reward_bins=bins, task_dim=4)
+    network = WorldModelConfig(**TINY, reward_bins=bins, task_dim=4, num_q=num_q)
     return PretrainConfig(**{"world_model": network, "updates": 20, "batch_size": 8, "horizon": 3} | changes)
 
 
@@ -40,9 +40,12 @@ def run_config(task: str, algorithm: str = "pwm", seed: int = 0, **settings: obj
     return RunConfig(**identity, seed=seed, settings=settings, evaluation=EVALUATION)
 
 
-def make_model(bins: int = 0, action_dims: tuple[int, ...] = (2,), observation_dim: int = 5) -> WorldModel:
+def make_model(
+    bins: int = 0, action_dims: tuple[int, ...] = (2,), observation_dim: int = 5, **network: object
+) -> WorldModel:
     """A world model whose every weight is large enough to matter, the reward's zero ones included."""
-    model = WorldModel(model_settings(bins).world_model, observation_dim, action_dims)
+    settings = WorldModelConfig(**{**TINY, "reward_bins": bins, "task_dim": 4} | network)
+    model = WorldModel(settings, observation_dim, action_dims)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -58,30 +61,6 @@ def make_batch(horizon: int, size: int, tasks: int = 1, observation_dim: int = 5
         torch.zeros(horizon, size),
         torch.randint(tasks, (size,)),
     )
-
-
-def reference_returns(problem, gamma, inputs=None, detach=True):
-    """J of every rollout, one at a time; the policy reads `inputs[b][h]` where given. Also what it read."""
-    model, actor, critic, start, task, noise, script = problem
-    returns, seen = [], []
-    for b in range(len(start)):
-        z, discount, total, read = start[b : b + 1], 1.0, 0.0, []
-        for h in range(len(noise)):
-            policy_input = inputs[b][h] if inputs else (z.detach() if detach else z)
-            read.append(policy_input.detach().clone())
-            action = actor(policy_input, noise[h, b : b + 1])
-            total = total + discount * model.reward(z, action, task[:1]).squeeze()
-            z = model.next(z, action, task[:1])
-            discount *= gamma
-            ended = script is not None and bool(script[0][h, b])
-            if ended or h == len(noise) - 1:
-                gone = script is not None and bool(script[1][h, b])
-                total = total + (0.0 if gone else discount * critic(z).min())
-            if ended:
-                z, discount = script[2][h, b : b + 1], 1.0
-        returns.append(total)
-        seen.append(read)
-    return torch.stack(returns), seen
 
 
 def write_episodes(folder: Path, task: str, lengths: tuple[int, ...] = (9, 6, 12), seed: int = 0) -> Path:

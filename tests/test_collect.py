@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from support import TINY, TINY_POLICY, refusal
 
 from pwm import behaviours, envs
@@ -13,6 +14,7 @@ from pwm.config import CollectConfig, DataConfig, validate
 from pwm.data.episodes import Episodes
 from pwm.envs.metaworld import scripted_expert
 from pwm.learners import train_learner
+from pwm.model_learning import ModelTrainer
 from pwm.runs import Run
 
 NEVER = {"burst_probability": 0.0}
@@ -277,6 +279,17 @@ def test_what_pwm_acts_in_is_recorded(tmp_path):
     np.testing.assert_array_equal(mine.reward, [row[2][0] for row in seen[: last + 1]])
     np.testing.assert_array_equal(mine.obs[1:-1], [row[1][0] for row in seen[:last]])
     np.testing.assert_array_equal(mine.obs[-1], seen[last][5]["final_obs"][0])
+
+
+@pytest.mark.parametrize(("calls", "where"), [(4, "update 4"), (5 + 7, "update 7")], ids=["alone", "online"])
+def test_a_world_model_that_diverges_stops_the_collection(tmp_path, monkeypatch, calls, where):
+    """In its last updates before the policy's, and beside them."""
+    update, losses = ModelTrainer.update, itertools.chain([0.1] * (calls - 1), itertools.repeat(float("nan")))
+    broken = lambda *given: update(*given) | {"reward_loss": torch.tensor(next(losses))}  # noqa: E731
+    monkeypatch.setattr(ModelTrainer, "update", broken)
+    with pytest.raises(FloatingPointError, match=f"{where}: reward_loss is nan"):
+        run_collect(tmp_path, mixture={"checkpoints": 3}, learner=PWM)
+    assert not (tmp_path / "set").exists()
 
 
 def test_scripted_experts_act_with_noise(tmp_path):

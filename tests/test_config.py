@@ -22,12 +22,11 @@ from pwm.config import (
     WorldModelConfig,
     dump,
     load,
-    merge,
-    read_yaml,
     validate,
 )
 from pwm.envs.tasks import SUITES, get_task
 from pwm.matrix import CONFIG_FOLDER, Matrix, ModelId, RunId, check_command_line
+from pwm.yaml_files import merge, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -168,6 +167,7 @@ MISTAKES = [
     ("sac, env_steps: 3000, batch_size: 32", "pwm, env_steps: 3", ["'learner.env_steps'"]),
     ("sac, env_steps: 3000, batch_size: 32", "pwm, policy: {updates: 3}", ["learner", "an online block"]),
     ("horizon: 5, ", "horizon: 5, piece: 4, ", ["piece 4", "horizon 5"]),
+    ("tasks: all, ", "tasks: all, value_coef: 0, ", ["value_coef 0", "num_q: 0"]),
     ("updates: 7}", "updates: 2001-01-01}", ["small.yaml", "numbers, text, lists"]),
     ("walker-walk: {}", "walker-wlk: {}", ["walker-wlk", "walker-walk"]),
     ("walker-walk: {}", "hopper: {}", ["'hopper'", "not of suite 'mt30'"]),

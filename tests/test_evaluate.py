@@ -76,6 +76,8 @@ def test_each_environment_counts_for_one_episode(log):
     result = evaluate(policy, "hopper", episodes=3, seed=77)
     assert result.returns.tolist() == [3.0, 50.0, 100.0]
     assert result.lengths.tolist() == [3, 5, 1]
+    assert result.first_obs.tolist() == [[0, 0], [0, 1], [0, 2]]
+    assert result.rewards.T.tolist() == [[1, 1, 1, 0, 0], [10] * 5, [100, 0, 0, 0, 0]]
     assert result.success_last.tolist() == [False, True, True]
     assert result.success_any.tolist() == [True, True, True]
     assert log[:2] == [("make", "hopper", 77), ("reset", 77)] and log[-1] == ("close",)
@@ -86,7 +88,7 @@ def test_each_environment_counts_for_one_episode(log):
 
 def test_scores_follow_the_tasks_rule():
     yes, no = np.array([True, True, False, False]), np.array([True, False, False, False])
-    result = Evaluation(np.array([100.0, 300, 0, 600]), np.ones(4, int), success_last=no, success_any=yes)
+    result = Evaluation(np.array([100.0, 300, 0, 600]), np.ones(4, int), no, yes, np.zeros((4, 2)), np.zeros((1, 4)))
     assert [result.score(rule) for rule in ("return", "return / 1000")] == [250.0, 0.25]
 
 
@@ -98,7 +100,7 @@ def seeds(monkeypatch):
     def record(policy, task, episodes, seed):
         played.append(set(range(seed, seed + episodes)))
         zeros = np.zeros(episodes)
-        return Evaluation(zeros, zeros, zeros, zeros)
+        return Evaluation(zeros, zeros, zeros, zeros, zeros, zeros)
 
     monkeypatch.setattr(evaluation, "evaluate", record)
     monkeypatch.setattr(evaluation.algorithms, "load_policy", lambda name, folder: None)
@@ -111,7 +113,7 @@ def test_episode_seeds_are_never_shared(seeds, tmp_path):
     for seed in range(20):
         config = run_config("hopper", seed=seed).model_copy(update={"evaluation": small})
         run = SimpleNamespace(config=config, pause=Run.pause.__get__(SimpleNamespace(_paused=0.0)))
-        run.log, run.wall_time = lambda row: None, 0.0
+        run.log, run.check, run.wall_time = lambda row: None, lambda: None, 0.0
         curve_point(run, None, 0, 0)
         (tmp_path / "config.yaml").write_text(dump(config))
         save_checkpoint(tmp_path / "policy", {}, {"config": config.model_dump(mode="json")})
@@ -138,9 +140,11 @@ def test_curve_points_are_logged_and_take_no_training_time(log, tmp_path, monkey
         clock[0] += 100.0
         return obs
 
-    curve_point(run, slow, env_steps=40, updates=4, loss=torch.tensor(0.5))
+    measure = lambda result: {"longest": float(result.lengths.max())}  # noqa: E731
+    curve_point(run, slow, env_steps=40, updates=4, measure=measure, loss=torch.tensor(0.5))
     row = pd.read_csv(run.state_folder / "metrics.csv").iloc[0].to_dict()
-    assert row == {"env_steps": 40, "updates": 4, "wall_time_s": 2, "return": 51, "success": 2 / 3} | {"loss": 0.5}
+    expected = {"env_steps": 40, "updates": 4, "wall_time_s": 2, "return": 51, "success": 2 / 3}
+    assert row == expected | {"longest": 5, "loss": 0.5}
     assert "update 4, 40 env steps, 2 s, return 51.0" in capsys.readouterr().err
     assert log[0] == ("make", "hopper", 2_003_000)
 

@@ -15,11 +15,12 @@ from support import TINY, TINY_POLICY, model_config, refusal, run_config, write_
 
 from baselines import ppo
 from pwm import collect as collection
-from pwm.agent import ModelTrainer
+from pwm.agent import PolicyTrainer
 from pwm.collect import collect
 from pwm.config import CollectConfig, DataConfig, ExtractConfig, validate
 from pwm.data.episodes import FILES, Episodes
 from pwm.extract import extract, make_trainer
+from pwm.model_learning import ModelTrainer
 from pwm.online import train_online
 from pwm.pretrain import build_model, load_model, pretrain
 from pwm.runs import Run, load_checkpoint
@@ -97,10 +98,11 @@ def test_pretraining(tmp_path, data, bins):
         assert model.reward_scale.item() == pytest.approx(reward.std(dtype=np.float64), rel=1e-5)
 
 
-def test_multitask_pretraining(tmp_path):
+@pytest.mark.parametrize("num_q", [0, 3])
+def test_multitask_pretraining(tmp_path, num_q):
     tasks = ("hopper", "cartpole-swingup")
     data = [Episodes.open(write_episodes(tmp_path / task, task)) for task in tasks]
-    config = model_config(*tasks, bins=11)
+    config = model_config(*tasks, bins=11, num_q=num_q)
     unbroken(tmp_path / "a", config, lambda run: pretrain(run, data))
     killed_and_resumed(tmp_path / "b", config, lambda run: pretrain(run, data), kills=[11])
     same_files(tmp_path / "a", tmp_path / "b")
@@ -111,8 +113,10 @@ def fresh_model(config):
     return build_model(config.settings, config.tasks).eval()
 
 
-def test_extraction(tmp_path, data):
-    model, config = model_config("cartpole-swingup", "hopper", bins=11), run_config("hopper")
+@pytest.mark.parametrize("finetune", [None, {"model_updates": 2, "model_batch_size": 4}], ids=["frozen", "fine-tuned"])
+def test_extraction(tmp_path, data, finetune):
+    model = model_config("cartpole-swingup", "hopper", bins=11)
+    config = run_config("hopper", finetune=finetune)
 
     def work(run):
         weights = fresh_model(model)
@@ -124,22 +128,36 @@ def test_extraction(tmp_path, data):
     same_files(tmp_path / "a", tmp_path / "b", "policy")
     rows = pd.read_csv(tmp_path / "a" / "metrics.csv")
     assert rows["updates"].tolist() == [0, 6, 12] and (rows["env_steps"] == 0).all()
+    encoder = load_file(tmp_path / "a" / "policy" / "model.safetensors")["model.encoder.0.linear.weight"]
+    assert torch.equal(encoder, fresh_model(model).encoder[0].linear.weight) == (finetune is None)
 
 
-@pytest.mark.parametrize("bins", [0, 11])
-def test_online_training(tmp_path, bins):
-    online = {"num_envs": 3, "replay_capacity": 30, "model_updates": 2, "model_batch_size": 8}
-    model, config = model_config("hopper", bins=bins), run_config("hopper", horizon=4, online=online)
+@pytest.mark.parametrize(("bins", "reencode"), [(0, False), (11, True)])
+def test_online_training(tmp_path, data, bins, reencode):
+    small = {"num_envs": 3, "replay_capacity": 30, "model_updates": 2, "model_batch_size": 8}
+    model = model_config("hopper", bins=bins)
+    config = run_config("hopper", horizon=4, online=small | {"reencode": reencode})
 
     def work(run):
         weights = fresh_model(model)
         torch.manual_seed(run.config.seed)
-        train_online(run, weights, model)
+        train_online(run, weights, model, data)
 
     unbroken(tmp_path / "a", config, work)
     killed_and_resumed(tmp_path / "b", config, work, kills=[5, 3])  # after the ring of 10 steps has wrapped, too
     same_files(tmp_path / "a", tmp_path / "b", "policy")
     assert pd.read_csv(tmp_path / "a" / "metrics.csv")["env_steps"].tolist() == [0, 6 * 4 * 3, 12 * 4 * 3]
+
+
+def test_a_state_of_another_world_model_is_refused(tmp_path, data):
+    model, config = model_config("hopper"), run_config("hopper")
+    with pytest.raises(Killed):
+        extract(MortalRun(tmp_path / "a", config, saves=2), fresh_model(model), model, data)
+    weights = fresh_model(model)
+    with torch.no_grad():
+        weights.reward_scale += 1  # pre-trained again, from other data
+    run = Run(tmp_path / "a", config)
+    refusal(lambda: extract(run, weights, model, data), str(run.state_folder), "another world model", "delete it")
 
 
 def test_ppo(tmp_path):
@@ -255,15 +273,37 @@ def test_damaged_state_is_refused(tmp_path):
     refusal(run.load_state, str(state), "delete it")
 
 
-def test_divergence_stops_the_run_and_keeps_its_state(tmp_path, data, monkeypatch):
-    update, losses = ModelTrainer.update, iter([0.1] * 4 + [float("nan")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e13])
+def test_divergence_stops_pretraining_and_keeps_its_state(tmp_path, data, monkeypatch, value):
+    update, losses = ModelTrainer.update, iter([0.1] * 4 + [value])
     broken = lambda *given: update(*given) | {"reward_loss": torch.tensor(next(losses))}  # noqa: E731
     monkeypatch.setattr(ModelTrainer, "update", broken)
     run = Run(tmp_path / "a", model_config("hopper"), save_every=0.0)
-    with pytest.raises(FloatingPointError, match="reward_loss is nan"):
+    with pytest.raises(FloatingPointError, match=r"update 5: reward_loss is .*: training diverged; .* is in .*state"):
         pretrain(run, [data])
     assert torch.load(run.state_folder / "state.pt", weights_only=True)["state"]["update"] == 4
     assert not (tmp_path / "a" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("online", [None, {"num_envs": 3, "model_updates": 1, "model_batch_size": 8}])
+def test_divergence_stops_extraction_and_keeps_its_state(tmp_path, data, monkeypatch, online):
+    """A weight of the policy that overflows shows in the losses of the same update, before any state is saved."""
+    update = PolicyTrainer.update
+
+    def spoil(trainer, *given):
+        if trainer.updates == 5:  # the next one would be evaluated for the curve as well
+            with torch.no_grad():
+                trainer.critic.values[-1].weight[0, 0] = float("inf")
+        return update(trainer, *given)
+
+    monkeypatch.setattr(PolicyTrainer, "update", spoil)
+    run, model = Run(tmp_path / "a", run_config("hopper", online=online), save_every=0.0), model_config("hopper")
+    with pytest.raises(FloatingPointError, match=r"update 6: (value|critic_loss) is (-?inf|nan): training diverged"):
+        (train_online if online else extract)(run, fresh_model(model), model, data)
+    state = torch.load(run.state_folder / "state.pt", weights_only=True)["state"]["trainer"]
+    assert state["updates"] == 5
+    assert all(tensor.isfinite().all() for part in ("actor", "critic") for tensor in state[part].values())
+    assert not (tmp_path / "a" / "policy").exists()
 
 
 def test_wall_time_counts_training_only(tmp_path, monkeypatch):

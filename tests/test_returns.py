@@ -1,25 +1,12 @@
 """The horizon's return and the TD(λ) targets against loops over one environment at a time."""
 
+import eager_policy
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pwm.nn.returns import horizon_return, td_lambda
-
-
-def forward_view(reward, value, ends, gamma, lam):
-    """TD(λ) of one environment: n-step returns weighted (1 − λ) λ^{n−1}, the last of a segment λ^{N−1}."""
-    horizon, targets = len(reward), []
-    for t in range(horizon):
-        close = next((h for h in range(t, horizon) if ends[h]), horizon - 1)
-        steps = close - t + 1
-        total = 0.0
-        for n in range(1, steps + 1):
-            n_step = sum(gamma**k * reward[t + k] for k in range(n)) + gamma**n * value[t + n - 1]
-            total += (lam ** (n - 1) if n == steps else (1 - lam) * lam ** (n - 1)) * n_step
-        targets.append(total)
-    return targets
 
 
 def segment_sum(reward, value, ends, gamma):
@@ -55,7 +42,7 @@ def test_returns_against_loops(seed, horizon, batch, probability):
     tensors = [torch.from_numpy(part.astype(float)) for part in (reward, value, ends)]
     before = [part.clone() for part in tensors]
     for lam in (0.0, 0.6, 1.0):
-        want = [forward_view(reward[:, i], value[:, i], ends[:, i], gamma, lam) for i in range(batch)]
+        want = [eager_policy.td_lambda(reward[:, i], value[:, i], ends[:, i], gamma, lam) for i in range(batch)]
         np.testing.assert_allclose(td_lambda(*tensors, gamma, lam).numpy(), np.array(want).T, rtol=1e-10, atol=1e-12)
     want = [segment_sum(reward[:, i], value[:, i], ends[:, i], gamma) for i in range(batch)]
     np.testing.assert_allclose(horizon_return(*tensors, gamma).numpy(), want, rtol=1e-10, atol=1e-12)
@@ -70,3 +57,17 @@ def test_returns_by_hand():
     assert td_lambda(reward, value, ends, 0.5, 0.0).flatten().tolist() == [6.0, 2.0, 19.0]  # r + γ V
     assert td_lambda(reward, value, ends, 0.5, 1.0).flatten().tolist() == [2.0, 2.0, 19.0]  # to the segment's end
     assert horizon_return(reward, value, 0 * ends, 0.5).item() == 1 + 0.5 * 2 + 0.25 * 4 + 0.125 * 30
+
+
+def test_last_weight_is_that_of_the_value_closing_the_window():
+    """γ gives γ^(H+1) V(z_H) as in the public code; a segment that closed before keeps its γ^n."""
+    reward, value = torch.zeros(3, 2), torch.tensor([[10.0, 10.0], [20.0, 20.0], [40.0, 40.0]])
+    ends = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    assert horizon_return(reward, value, ends, 0.5, 0.5).tolist() == [0.5**4 * 40, 0.5**2 * 20 + 0.5**2 * 40]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**16), horizon=st.integers(1, 8), gamma=st.floats(0, 1))
+def test_lambda_0_is_exactly_the_one_step_target(seed, horizon, gamma):
+    reward, value, ends = (torch.from_numpy(part.astype(np.float32)) for part in window(seed, horizon, 3, 0.3))
+    assert torch.equal(td_lambda(reward, value, ends, gamma, 0.0), reward + gamma * value)

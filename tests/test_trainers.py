@@ -5,12 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from eager_policy import Problem, actor_loss, unroll_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import make_batch, make_model, model_settings, reference_returns
+from support import make_model
 from torch.nn import functional as F
 
-from pwm.agent import ModelTrainer, PolicyTrainer, RunningVariance, apply_gradients, linear_decay, world_model_loss
+from pwm.agent import PolicyTrainer, RunningVariance
 from pwm.config import ExtractConfig
 from pwm.extract import latent_policy
 from pwm.nn.actor_critic import Actor, Critic
@@ -41,21 +42,6 @@ def test_running_variance_is_that_of_all_values(sizes, seed):
     assert RunningVariance(*usual.state()).state() == usual.state()
 
 
-def test_gradients_are_clipped_by_their_global_norm():
-    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
-    optimiser = torch.optim.SGD(parameters, lr=1.0)
-    norm = apply_gradients(optimiser, parameters, [torch.tensor([3.0, 0.0]), torch.tensor([4.0])], limit=1.0)
-    assert norm.item() == pytest.approx(5.0)
-    torch.testing.assert_close(parameters[0].data, torch.tensor([-0.6, 0.0]), rtol=1e-5, atol=0)
-    torch.testing.assert_close(parameters[1].data, torch.tensor([-0.8]), rtol=1e-5, atol=0)
-    apply_gradients(optimiser, parameters, [torch.tensor([0.1, 0.0]), torch.tensor([0.0])], limit=1.0)
-    torch.testing.assert_close(parameters[0].data, torch.tensor([-0.7, 0.0]), rtol=1e-5, atol=0)  # below the limit
-
-
-def test_linear_decay():
-    assert [linear_decay(5.0, 1.0, share) for share in (0.0, 0.25, 1.0)] == [5.0, 4.0, 1.0]
-
-
 def clipped_step(optimiser, module, loss, limit):
     """One step of plain autograd, with the norm clipped by hand."""
     module.zero_grad()
@@ -72,25 +58,6 @@ def same_parameters(a, b, **tolerance):
         torch.testing.assert_close(x, y, **(tolerance or {"rtol": 0, "atol": 0}))
 
 
-def test_model_update_is_a_clipped_adam_step():
-    torch.manual_seed(0)
-    settings, model = model_settings(learning_rate=1e-2, final_lr=2e-3, grad_norm=0.3), make_model()
-    reference = copy.deepcopy(model)
-    trainer, optimiser = ModelTrainer(model, settings), torch.optim.Adam(reference.parameters())
-    norms = []
-    for progress in (0.0, 0.5, 1.0):
-        batch = make_batch(horizon=3, size=4)
-        metrics = trainer.update(batch, progress)
-        loss, terms = world_model_loss(reference, batch, settings)
-        optimiser.param_groups[0]["lr"] = {0.0: 1e-2, 0.5: 6e-3, 1.0: 2e-3}[progress]
-        norms.append(clipped_step(optimiser, reference, loss, 0.3))
-        assert metrics["model_grad_norm"].item() == pytest.approx(norms[-1], rel=1e-4)
-        assert metrics["model_loss"].item() == pytest.approx(loss.item(), rel=1e-4)
-        assert metrics["reward_loss"].item() == pytest.approx(terms["reward_loss"].item(), rel=1e-4)
-    assert max(norms) > 0.3
-    same_parameters(model, reference, rtol=1e-3, atol=1e-5)
-
-
 def make_trainer(**changes):
     torch.manual_seed(0)
     config = ExtractConfig(**POLICY | changes)
@@ -99,11 +66,10 @@ def make_trainer(**changes):
 
 
 def test_actor_update_ascends_the_normalised_objective():
-    """Three updates: the loss −J / running std, clipping, Adam with betas, and the rate decaying linearly."""
+    """Three updates: the loss −J / running std, clipping, Adam with betas, and both rates decaying linearly."""
     limit = 0.05
-    trainer = make_trainer(actor_lr=1e-2, final_lr=1e-3, actor_grad_norm=limit)
+    trainer = make_trainer(actor_lr=1e-2, critic_lr=2e-2, final_lr=1e-3, actor_grad_norm=limit)
     trainer.model.double(), trainer.actor.double(), trainer.critic.double()
-    trainer.actor_optimiser = torch.optim.Adam(trainer.actor.parameters(), 1e-2, (0.7, 0.95))
     actor = copy.deepcopy(trainer.actor)
     optimiser = torch.optim.Adam(actor.parameters(), 1e-2, (0.7, 0.95))
     history, task = [], torch.zeros(6, dtype=torch.long)
@@ -115,14 +81,30 @@ def test_actor_update_ascends_the_normalised_objective():
         torch.set_rng_state(before)
         noise = torch.randn(3, 6, 2)  # the policy's noise is drawn first
         torch.set_rng_state(after)
-        returns, _ = reference_returns((trainer.model, actor, critic, z, task, noise, None), GAMMA)
-        history.extend(returns.tolist())
+        paths = unroll_all(Problem(trainer.model, actor, critic, z, task, noise, None), trainer.config)
+        loss = actor_loss(paths, history)
         optimiser.param_groups[0]["lr"] = 1e-2 + (1e-3 - 1e-2) * k / 10
-        norm = clipped_step(optimiser, actor, -returns.mean() / np.sqrt(np.var(history) + 1e-5), limit)
-        assert metrics["value"].item() == pytest.approx(returns.mean().item(), rel=1e-5)
+        norm = clipped_step(optimiser, actor, loss, limit)
+        assert trainer.critic_optimiser.param_groups[0]["lr"] == pytest.approx(2e-2 + (1e-3 - 2e-2) * k / 10)
+        assert metrics["value"].item() == pytest.approx(np.mean(history[-6:]), rel=1e-5)
         assert metrics["actor_grad_norm"].item() == pytest.approx(norm, rel=1e-2) and norm > limit
         same_parameters(trainer.actor, actor, rtol=1e-3, atol=1e-5)
     assert trainer.updates == 3
+
+
+def test_log_std_stays_at_its_floor_and_can_leave_it():
+    trainer = make_trainer(actor_lr=1e-2)
+    with torch.no_grad():
+        trainer.actor.log_std.fill_(-1.42)
+    floor = torch.tensor([-1.427, -1.427])
+    for wanted in (-1.0, 1.0):  # the sign of the noise's worth
+        trainer.critic.minimum = lambda z: z.sum(-1)
+        trainer.model.next = lambda z, action, task: z
+        trainer.model.reward = lambda z, action, task, sign=wanted: sign * action.atanh().square().sum(-1)
+        trainer.update(torch.rand(64, 16), torch.zeros(64, dtype=torch.long))
+        if wanted < 0:
+            torch.testing.assert_close(trainer.actor.log_std.data, floor)
+    assert (trainer.actor.log_std > floor).all()
 
 
 def every_step(terminates):
@@ -182,7 +164,7 @@ def test_policy_update_leaves_the_world_model_alone():
     for _ in range(3):
         trainer.update(torch.rand(6, 16), torch.zeros(6, dtype=torch.long))
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
-    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in trainer.model.parameters())
     for old, new in ((actor, trainer.actor), (critic, trainer.critic)):
         assert all(not torch.equal(a, b) for a, b in zip(old.parameters(), new.parameters(), strict=True))
 

@@ -45,7 +45,12 @@ class Actor(nn.Module):
         mean = self.mean(z)
         if noise is None:
             return torch.tanh(mean)
-        return torch.tanh(mean + self.log_std.clamp(min=self.log_std_min).exp() * noise)
+        return torch.tanh(mean + self.log_std.exp() * noise)
+
+    @torch.no_grad()
+    def clamp_log_std(self) -> None:
+        """Lift the log-std to its floor, after every update: clamped where it is read it could never rise again."""
+        self.log_std.clamp_(min=self.log_std_min)
 
 
 class Critic(nn.Module):

@@ -73,37 +73,40 @@ class Mish(nn.Module):
 
 
 class NormedLinear(nn.Module):
-    """Linear, LayerNorm, activation: the layer of TD-MPC2's world model."""
+    """Linear, LayerNorm (or none), activation: the layer of TD-MPC2's world model."""
 
-    def __init__(self, inputs: int, outputs: int, activation: nn.Module) -> None:
+    def __init__(self, inputs: int, outputs: int, activation: nn.Module, layer_norm: bool = True) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
-        self.norm = nn.LayerNorm(outputs)
+        self.norm = nn.LayerNorm(outputs) if layer_norm else nn.Identity()
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.norm(self.linear(x)))
 
 
-def world_model_mlp(inputs: int, units: Sequence[int], last: nn.Module) -> nn.Sequential:
-    """An MLP of `NormedLinear` + Mish layers of widths `units`, ending in the module `last`."""
-    widths = [inputs, *units]
-    layers = [NormedLinear(a, b, Mish()) for a, b in itertools.pairwise(widths)]
-    return nn.Sequential(*layers, last)
-
-
 class EnsembleLinear(nn.Module):
-    """K independent linear layers as one batched product: [K, B, in] → [K, B, out]. Orthogonal weights, zero bias."""
+    """K independent linear layers as one batched product: [K, B, in] → [K, B, out]. Zero bias at first.
 
-    def __init__(self, members: int, inputs: int, outputs: int, gain: float) -> None:
+    Args:
+        members: K.
+        inputs, outputs: widths.
+        gain: of orthogonal initial weights; None: a truncated normal of std 0.02, as in the world model.
+    """
+
+    def __init__(self, members: int, inputs: int, outputs: int, gain: float | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
         self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
-        for k in range(members):
-            nn.init.orthogonal_(self.weight.data[k], gain)
+        if gain is None:
+            nn.init.trunc_normal_(self.weight, std=0.02)
+        else:
+            for k in range(members):
+                nn.init.orthogonal_(self.weight.data[k], gain)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
+    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
+        """All K of them, or those whose indices [k] are given: [k, B, out]."""
+        return torch.baddbmm(_pick(self.bias, members), x, _pick(self.weight, members))
 
 
 class EnsembleLayerNorm(nn.Module):
@@ -114,5 +117,52 @@ class EnsembleLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(members, 1, features))
         self.bias = nn.Parameter(torch.zeros(members, 1, features))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.weight)
+    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
+        return torch.addcmul(_pick(self.bias, members), F.layer_norm(x, x.shape[-1:]), _pick(self.weight, members))
+
+
+def _pick(parameter: Tensor, members: Tensor | None) -> Tensor:
+    return parameter if members is None else parameter[members]
+
+
+class EnsembleNormedLinear(nn.Module):
+    """`NormedLinear` with Mish of K members, with dropout behind the linear layer."""
+
+    def __init__(self, members: int, inputs: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = EnsembleLinear(members, inputs, outputs, gain=None)
+        self.norm = EnsembleLayerNorm(members, outputs)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
+        x = self.linear(x, members)
+        if self.dropout:
+            x = F.dropout(x, self.dropout, self.training)
+        return mish(self.norm(x, members))
+
+
+class EnsembleMLP(nn.Module):
+    """K MLPs of the world model's layers, with dropout in the first, ending in a linear layer of zero weight.
+
+    Args:
+        members: K.
+        inputs, units, outputs: widths.
+        dropout: probability, in training only.
+    """
+
+    def __init__(self, members: int, inputs: int, units: Sequence[int], outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.members = members
+        self.layers = nn.ModuleList()
+        for i, (a, b) in enumerate(itertools.pairwise([inputs, *units])):
+            self.layers.append(EnsembleNormedLinear(members, a, b, dropout if i == 0 else 0.0))
+        self.layers.append(EnsembleLinear(members, units[-1], outputs, gain=None))
+        nn.init.zeros_(self.layers[-1].weight)
+
+    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
+        """[..., in] → [K, ..., out], or [k, ..., out] of the members whose indices [k] are given."""
+        count = self.members if members is None else len(members)
+        y = x.flatten(0, -2).expand(count, -1, -1)
+        for layer in self.layers:
+            y = layer(y, members)
+        return y.unflatten(1, x.shape[:-1])

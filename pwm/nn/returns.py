@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def horizon_return(reward: Tensor, next_value: Tensor, ends: Tensor, gamma: float) -> Tensor:
+def horizon_return(reward: Tensor, next_value: Tensor, ends: Tensor, gamma: float, last_weight: float = 1.0) -> Tensor:
     """Discounted return of a rollout of H steps in which episodes may end (paper, section 2).
 
     Without an end inside the window this is J = Σ_{h<H} γ^h r_h + γ^H V(z_H). Where an episode ends, the segment
@@ -15,21 +15,21 @@ def horizon_return(reward: Tensor, next_value: Tensor, ends: Tensor, gamma: floa
         next_value: [H, B], V(z_{h+1}), already zero where the state terminated. Read only where a segment closes.
         ends: [H, B], 1 where a segment closes after step h. The last row is taken as 1.
         gamma: discount per step.
+        last_weight: factor on the values that close the window; γ makes them the public code's γ^{n+1} V.
 
     Returns:
         [B].
     """
-    total = torch.zeros_like(reward[0])
     discount = torch.ones_like(reward[0])
-    last = reward.shape[0] - 1
-    for h in range(last + 1):
-        total = total + discount * reward[h]
-        discount = discount * gamma
-        end = ends[h] if h < last else torch.ones_like(ends[h])
-        # Deviation D3: γ^n V, as in the paper's equation; its public code has γ^(n+1) V.
-        total = total + end * discount * next_value[h]
-        discount = discount * (1.0 - end) + end
-    return total
+    discounts = []
+    for end in ends.bool():
+        discounts.append(discount)
+        discount = torch.where(end, 1.0, discount * gamma)
+    weight = torch.stack(discounts)  # of r_h: γ to the power of the steps since the segment began
+    # Deviation D3: γ^n V, as in the paper's equation, unless the setting `terminal_weight` says otherwise.
+    # Deviation D16: an episode that ends with the window keeps its rewards, which the public code drops.
+    closing = torch.cat([ends[:-1], torch.full_like(ends[-1:], last_weight)]) * gamma * weight
+    return (weight * reward + closing * next_value).sum(0)
 
 
 def td_lambda(reward: Tensor, next_value: Tensor, ends: Tensor, gamma: float, lam: float) -> Tensor:

@@ -1,5 +1,11 @@
-"""The world model of TD-MPC2 and PWM: encoder E, latent dynamics F and reward R (paper, section 2)."""
+"""The world model of TD-MPC2 and PWM: encoder E, latent dynamics F and reward R (paper, section 2).
 
+The multi-task sizes also carry TD-MPC2's Q-functions, their targets and its policy prior, so that one checkpoint serves
+both methods. Shapes: B batch, O observation, A action, Z latent, K Q-functions; `...` is leading time, if any.
+"""
+
+import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -8,17 +14,21 @@ from torch.nn import functional as F
 
 from pwm.config import WorldModelConfig
 from pwm.nn import two_hot
-from pwm.nn.layers import NormedLinear, SimNorm, world_model_mlp
+from pwm.nn.layers import EnsembleMLP, Mish, NormedLinear, SimNorm
+
+# Range of the policy prior's log standard deviation in TD-MPC2.
+LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 
 
 class WorldModel(nn.Module):
-    """E(s, e) → z, F(z, a, e) → z', R(z, a, e), for one task or many.
+    """E(s, e) → z, F(z, a, e) → z', R(z, a, e), of one task or many; with `num_q` also Q_k(z, a, e) and prior π(z, e).
 
     Observations and actions are zero-padded to the widest task; actions beyond a task's own are masked to zero. With
-    several tasks a learned embedding e of norm ≤ 1 is appended to every input; with one there is none.
+    several tasks a learned embedding e of norm ≤ 1 joins every input, as in TD-MPC2 before the action; with one there
+    is none.
 
     Args:
-        config: widths of the networks and the reward head.
+        config: widths of the networks, the heads and the variants.
         observation_dim: widest observation, O.
         action_dims: number of actions of each task; its length is the number of tasks.
     """
@@ -36,19 +46,23 @@ class WorldModel(nn.Module):
         # Rewards are divided by this before they are learned: the data's standard deviation for a scalar head, else 1.
         self.register_buffer("reward_scale", torch.ones(()))
 
-        latent, joint = config.latent_dim, config.latent_dim + self.action_dim + self.task_dim
-
-        def to_latent(inputs: int) -> NormedLinear:
-            return NormedLinear(inputs, latent, SimNorm(config.simnorm_dim))
-
-        encoder_inputs = observation_dim + self.task_dim
-        self.encoder = world_model_mlp(encoder_inputs, config.encoder, to_latent(config.encoder[-1]))
-        self.dynamics = world_model_mlp(joint, config.units, to_latent(config.units[-1]))
-        self.reward_head = world_model_mlp(joint, config.units, nn.Linear(config.units[-1], max(config.reward_bins, 1)))
+        latent, bins, units = config.latent_dim, max(config.reward_bins, 1), config.units
+        joint = latent + self.task_dim + self.action_dim
+        self.encoder = _to_latent(config, [observation_dim + self.task_dim, *config.encoder])
+        self.dynamics = _to_latent(config, [joint, *units])
+        self.reward_head = nn.Sequential(*_hidden(config, [joint, *units]), nn.Linear(units[-1], bins))
+        self.policy_prior: nn.Sequential | None = None
+        self.q_heads: EnsembleMLP | None = None
+        self.target_q_heads: EnsembleMLP | None = None  # learned by no gradient, and without dropout
+        if config.num_q:
+            hidden = _hidden(config, [latent + self.task_dim, *units])
+            self.policy_prior = nn.Sequential(*hidden, nn.Linear(units[-1], 2 * self.action_dim))
+            self.q_heads = EnsembleMLP(config.num_q, joint, units, bins, config.dropout)
+            self.target_q_heads = EnsembleMLP(config.num_q, joint, units, bins, dropout=0.0).requires_grad_(False)
         self._initialise()
 
     def _initialise(self) -> None:
-        """Truncated normal weights of std 0.02, zero biases; the reward's last layer starts at zero weight."""
+        """Truncated normal weights of std 0.02, zero biases; the last layers of R and Q start at zero weight."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -56,6 +70,11 @@ class WorldModel(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.uniform_(module.weight, -0.02, 0.02)
         nn.init.zeros_(self.reward_head[-1].weight)
+        if self.q_heads is not None:
+            self.target_q_heads.load_state_dict(self.q_heads.state_dict())
+        if self.config.latent == "spectral":
+            for network in (self.encoder, self.dynamics):
+                nn.utils.parametrizations.spectral_norm(network[-1].linear)
 
     def embed(self, task: Tensor) -> Tensor | None:
         """Embeddings of task indices [B], each scaled down to norm 1 where it is longer: [B, e]; None for one task."""
@@ -69,8 +88,13 @@ class WorldModel(nn.Module):
         e = self.embed(task)
         return x if e is None else torch.cat([x, e.expand(*x.shape[:-1], -1)], dim=-1)
 
+    def _conditions(self, action: Tensor, task: Tensor) -> Tensor:
+        """What stands behind z in an input: the embedding and the masked action, [..., B, e + A]."""
+        e, action = self.embed(task), action * self.action_mask[task]
+        return action if e is None else torch.cat([e.expand(*action.shape[:-1], -1), action], dim=-1)
+
     def _joint(self, z: Tensor, action: Tensor, task: Tensor) -> Tensor:
-        return self._with_task(torch.cat([z, action * self.action_mask[task]], dim=-1), task)
+        return torch.cat([z, self._conditions(action, task)], dim=-1)
 
     def encode(self, obs: Tensor, task: Tensor) -> Tensor:
         """E: observations [..., B, O] of tasks [B] → latents [..., B, Z]."""
@@ -79,6 +103,13 @@ class WorldModel(nn.Module):
     def next(self, z: Tensor, action: Tensor, task: Tensor) -> Tensor:
         """F: latents [..., B, Z] and actions [..., B, A] → next latents [..., B, Z]."""
         return self.dynamics(self._joint(z, action, task))
+
+    def unroll(self, z: Tensor, action: Tensor, task: Tensor) -> Tensor:
+        """F along given actions [H, B, A], open loop from z [B, Z]: all latents [H + 1, B, Z], z first."""
+        latents = [z]
+        for conditions in self._conditions(action, task).unbind(0):
+            latents.append(self.dynamics(torch.cat([latents[-1], conditions], dim=-1)))
+        return torch.stack(latents)
 
     def reward_output(self, z: Tensor, action: Tensor, task: Tensor) -> Tensor:
         """R before decoding: [..., B, bins], or [..., B, 1] for a scalar head."""
@@ -103,3 +134,75 @@ class WorldModel(nn.Module):
         if not self.config.reward_bins:
             return F.mse_loss(output.squeeze(-1), reward / self.reward_scale, reduction="none")
         return two_hot.two_hot_loss(output, reward, self.config.reward_low, self.config.reward_high)
+
+    def q_output(self, z: Tensor, action: Tensor, task: Tensor) -> Tensor:
+        """All Q-functions before decoding: [K, ..., B, bins]; with dropout in training."""
+        return self.q_heads(self._joint(z, action, task))
+
+    def q_value(
+        self, z: Tensor, action: Tensor, task: Tensor, members: Tensor | None = None, target: bool = False
+    ) -> Tensor:
+        """Values in the tasks' own units, [K, ..., B], or [k, ..., B] of the members whose indices [k] are given.
+
+        Args:
+            z, action, task: as for `reward`.
+            members: which of the K.
+            target: of the target networks.
+        """
+        heads = self.target_q_heads if target else self.q_heads
+        output = heads(self._joint(z, action, task), members)
+        return two_hot.symexp(two_hot.expectation(output, self.config.reward_low, self.config.reward_high))
+
+    def q_loss(self, output: Tensor, value: Tensor) -> Tensor:
+        """Soft cross-entropy of `q_output` against values [..., B] in the tasks' own units: [K, ..., B]."""
+        return two_hot.two_hot_loss(output, value, self.config.reward_low, self.config.reward_high)
+
+    def prior(self, z: Tensor, task: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """TD-MPC2's policy prior: a ~ tanh N(μ(z), σ(z)²) with log σ = −10 + 6 (tanh x + 1).
+
+        The entropy is that of TD-MPC2's release: the Gaussian's part weighs once per action of the task. Later versions
+        of the public code leave the part of the tanh out.
+
+        Args:
+            z: [..., B, Z].
+            task: [B].
+            noise: standard normal ε [..., B, A], or None for the mode.
+
+        Returns:
+            Actions [..., B, A], zero beyond the task's own; entropies −A log N(ε) + Σ log(1 − a²), [..., B].
+        """
+        mask = self.action_mask[task]
+        mean, spread = self.policy_prior(self._with_task(z, task)).chunk(2, dim=-1)
+        log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(spread) + 1.0)
+        noise = torch.zeros_like(mean) if noise is None else noise
+        x = (mean + log_std.exp() * noise) * mask
+        gaussian = ((0.5 * noise.square() + log_std + 0.5 * math.log(2 * math.pi)) * mask).sum(-1)
+        slope = torch.cosh(x.clamp(-20.0, 20.0)) ** -2  # 1 − tanh² x, exact where tanh x rounds to 1
+        return torch.tanh(x), gaussian * mask.sum(-1) + torch.log(slope + 1e-6).sum(-1)
+
+    @torch.no_grad()
+    def update_target(self, rate: float) -> None:
+        """Move the target Q-functions by a share `rate` towards the Q-functions."""
+        for target, source in zip(self.target_q_heads.parameters(), self.q_heads.parameters(), strict=True):
+            target.lerp_(source, rate)
+
+
+def _activation(config: WorldModelConfig) -> nn.Module:
+    return Mish() if config.activation == "mish" else nn.ReLU()
+
+
+def _hidden(config: WorldModelConfig, widths: Sequence[int]) -> list[nn.Module]:
+    """The hidden layers of an MLP, from its input's width on."""
+    return [NormedLinear(a, b, _activation(config), config.layer_norm) for a, b in itertools.pairwise(widths)]
+
+
+def _to_latent(config: WorldModelConfig, widths: Sequence[int]) -> nn.Sequential:
+    """E or F: an MLP that ends as `config.latent` says. Its spectral norm is put on once weights are initialised."""
+    inputs, latent = widths[-1], config.latent_dim
+    end = {
+        "simnorm": lambda: NormedLinear(inputs, latent, SimNorm(config.simnorm_dim), config.layer_norm),
+        "none": lambda: NormedLinear(inputs, latent, _activation(config), config.layer_norm),
+        "spectral": lambda: NormedLinear(inputs, latent, nn.Identity(), config.layer_norm),
+        "linear": lambda: nn.Linear(inputs, latent),
+    }
+    return nn.Sequential(*_hidden(config, widths), end[config.latent]())

@@ -1,0 +1,198 @@
+"""The world model's losses and updates: tensors in, tensors out (paper, section 2).
+
+PWM's own objective is consistency + reward. Where the model has TD-MPC2's Q-functions, the value term and the update of
+the policy prior join it: TD-MPC2's full objective, as in the paper's multi-task pre-training.
+
+Shapes: H horizon, B batch, O observation, A action, Z latent; time comes first.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pwm.config import PretrainConfig
+from pwm.data.windows import Batch
+from pwm.nn.optimisation import apply_gradients, linear_decay
+from pwm.nn.world_model import WorldModel
+
+
+def discount_factor(episode_length: int) -> float:
+    """TD-MPC2's discount for a task of so many decisions T: (T/5 − 1) / (T/5), within 0.95 and 0.995."""
+    fifth = episode_length / 5
+    return min(max((fifth - 1) / fifth, 0.95), 0.995)
+
+
+def _weights(steps: int, rho: float, like: Tensor) -> Tensor:
+    """ρ^t / steps."""
+    return rho ** torch.arange(steps, dtype=like.dtype, device=like.device) / steps
+
+
+def world_model_loss(
+    model: WorldModel, batch: Batch, next_z: Tensor, config: PretrainConfig, value_target: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """L = 1/H Σ_t ρ^t [c_z mse(z_{t+1}, E(s_{t+1})) + c_r ℓ(R(z_t, a_t), r_t) + c_v mean_k CE(Q_k(z_t, a_t), y_t)].
+
+    z_0 = E(s_0), z_{t+1} = F(z_t, a_t): only z_0 and the model's own predictions are unrolled.
+
+    Args:
+        model: the world model.
+        batch: windows of H+1 observations.
+        next_z: E(s_1) … E(s_H) [H, B, Z], read without gradient.
+        config: ρ and the coefficients.
+        value_target: y [H, B], see `td_target`; None leaves the value term out.
+
+    Returns:
+        The scalar loss; its terms, ρ-weighted but without coefficients; all latents [H + 1, B, Z].
+    """
+    z = model.unroll(model.encode(batch.obs[0], batch.task), batch.action, batch.task)
+    weight = _weights(len(batch.action), config.rho, z)
+    consistency = weight @ F.mse_loss(z[1:], next_z.detach(), reduction="none").mean((1, 2))
+    output = model.reward_output(z[:-1], batch.action, batch.task)
+    reward = weight @ model.reward_loss(output, batch.reward).mean(1)
+    loss = config.consistency_coef * consistency + config.reward_coef * reward
+    terms = {"consistency_loss": consistency.detach(), "reward_loss": reward.detach()}
+    if value_target is not None:
+        output = model.q_output(z[:-1], batch.action, batch.task)
+        value = weight @ model.q_loss(output, value_target).mean((0, 2))
+        loss = loss + config.value_coef * value
+        terms["value_loss"] = value.detach()
+    return loss, terms, z
+
+
+@torch.no_grad()
+def td_target(
+    model: WorldModel, batch: Batch, next_z: Tensor, discount: Tensor, noise: Tensor, members: Tensor
+) -> Tensor:
+    """y = r + γ (1 − terminated) min_{k ∈ members} Q̄_k(z', a'), a' ~ π(z') of the policy prior: [H, B].
+
+    Args:
+        model: the world model with Q-functions.
+        batch: the windows.
+        next_z: z' = E(s_1) … E(s_H) [H, B, Z].
+        discount: γ of each window's task [B].
+        noise: standard normal ε of the prior [H, B, A].
+        members: indices of the two target Q-functions [2].
+    """
+    action, _ = model.prior(next_z, batch.task, noise)
+    value = model.q_value(next_z, action, batch.task, members, target=True).amin(0)
+    return batch.reward + discount * (1.0 - batch.terminated) * value
+
+
+def policy_prior_loss(
+    model: WorldModel, z: Tensor, task: Tensor, noise: Tensor, members: Tensor, scale: Tensor, config: PretrainConfig
+) -> tuple[Tensor, Tensor]:
+    """−1/(H+1) Σ_t ρ^t mean_b [mean_{k ∈ members} Q_k(z_t, a_t) / S + c_h · entropy], a_t ~ π(z_t), S as below.
+
+    Args:
+        model: the world model with Q-functions; the loss is meant for the prior's weights alone.
+        z: latents [H + 1, B, Z], read without gradient.
+        task: task indices [B].
+        noise: standard normal ε [H + 1, B, A].
+        members: indices of the two Q-functions [2].
+        scale: the running spread of the values, [].
+        config: ρ, the entropy's coefficient and the rate at which the scale follows.
+
+    Returns:
+        The scalar loss, and S: `scale` moved towards the distance from the 5th to the 95th percentile of the values of
+        z_0, which counts as 1 where it is less.
+    """
+    z = z.detach()
+    action, entropy = model.prior(z, task, noise)
+    value = model.q_value(z, action, task, members).mean(0)
+    low, high = torch.quantile(value[0].detach(), torch.tensor([0.05, 0.95], dtype=z.dtype, device=z.device))
+    scale = torch.lerp(scale, (high - low).clamp(min=1.0), config.target_rate)
+    weight = _weights(len(z), config.rho, z)
+    return -(weight @ (value / scale + config.entropy_coef * entropy).mean(1)), scale
+
+
+class ModelTrainer:
+    """World-model updates: the model with its optimisers.
+
+    Args:
+        model: the world model; without Q-functions, or with a `value_coef` of 0, PWM's own objective is used.
+        config: the objective and its rates.
+        discount: γ of each task [tasks], read by the value term alone.
+    """
+
+    def __init__(self, model: WorldModel, config: PretrainConfig, discount: Tensor) -> None:
+        self.model, self.config = model, config
+        self.discount = discount.to(model.action_mask.device)
+        self.with_value = bool(model.config.num_q and config.value_coef)
+        rest = [model.dynamics, model.reward_head]
+        rest += [model.task_embedding] if model.task_embedding is not None else []
+        rest += [model.q_heads] if self.with_value else []
+        groups = [
+            {"params": list(model.encoder.parameters()), "scale": config.encoder_lr_scale},
+            {"params": list(nn.ModuleList(rest).parameters()), "scale": 1.0},
+        ]
+        self.optimiser = torch.optim.Adam(groups, lr=config.learning_rate, fused=True)
+        self.prior_optimiser: torch.optim.Adam | None = None
+        if self.with_value:
+            prior = model.policy_prior.parameters()
+            self.prior_optimiser = torch.optim.Adam(prior, lr=config.learning_rate, eps=1e-5, fused=True)
+        self.value_scale = torch.ones((), device=self.discount.device)
+
+    def update(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """One gradient step on one batch of windows.
+
+        Args:
+            batch: the windows.
+            progress: share of training done, which sets the learning rate.
+
+        Returns:
+            The loss, its terms and the gradient norm; with the value term also those of the policy prior.
+        """
+        config, model = self.config, self.model
+        model.train()
+        rate = linear_decay(config.learning_rate, config.final_lr, progress)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["scale"]
+        with torch.no_grad():
+            next_z = model.encode(batch.obs[1:], batch.task)
+        target = None
+        if self.with_value:
+            noise, members = torch.randn_like(batch.action), self._draw_members()
+            target = td_target(model, batch, next_z, self.discount[batch.task], noise, members)
+        loss, terms, z = world_model_loss(model, batch, next_z, config, target)
+        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        gradients = torch.autograd.grad(loss, parameters)
+        norm = apply_gradients(self.optimiser, parameters, gradients, config.grad_norm)
+        metrics = {"model_loss": loss.detach(), **terms, "model_grad_norm": norm}
+        if self.with_value:
+            metrics |= self._update_prior(z.detach(), batch, rate)
+            model.update_target(config.target_rate)
+        model.eval()
+        return metrics
+
+    def _draw_members(self) -> Tensor:
+        """Two different Q-functions at random."""
+        return torch.randperm(self.model.config.num_q, device=self.discount.device)[:2]
+
+    def _update_prior(self, z: Tensor, batch: Batch, rate: float) -> dict[str, Tensor]:
+        """One step of the policy prior on the latents z [H + 1, B, Z] of the model's own update."""
+        config, model = self.config, self.model
+        self.prior_optimiser.param_groups[0]["lr"] = rate
+        noise = torch.randn(*z.shape[:2], model.action_dim, device=z.device)
+        members = self._draw_members()
+        loss, self.value_scale = policy_prior_loss(model, z, batch.task, noise, members, self.value_scale, config)
+        parameters = list(model.policy_prior.parameters())
+        gradients = torch.autograd.grad(loss, parameters)
+        norm = apply_gradients(self.prior_optimiser, parameters, gradients, config.grad_norm)
+        return {"prior_loss": loss.detach(), "prior_grad_norm": norm, "value_scale": self.value_scale}
+
+    def state(self) -> dict:
+        """Everything needed to go on exactly."""
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "prior_optimiser": self.prior_optimiser.state_dict() if self.prior_optimiser else None,
+            "value_scale": self.value_scale,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on from `state()`."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.prior_optimiser:
+            self.prior_optimiser.load_state_dict(state["prior_optimiser"])
+        self.value_scale = state["value_scale"]
