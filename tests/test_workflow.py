@@ -93,7 +93,7 @@ def test_a_changed_setting_reruns_what_depends_on_it(project: Path, edited) -> N
 def test_more_final_episodes_train_nothing(project: Path, edited) -> None:
     edited("workflows/config/test.yaml", "episodes: 2\nevaluation", "episodes: 3\nevaluation")
     drawn = {rule: count for rule, count in planned(project).items() if not rule.startswith(("plot_", "tabulate_"))}
-    assert drawn == {"evaluate": 16, "collate": 1}
+    assert drawn == {"evaluate": len(Matrix("test").runs()), "collate": 1}
 
 
 def test_another_model_seed_leaves_the_first_as_it_is(project: Path, edited) -> None:
