@@ -127,9 +127,8 @@ class Matrix:
         self.scale, self.file = scale, file
         self.config = config.validate(ScaleConfig, read_yaml(file), str(file))
         self._configs: dict[RunId | ModelId | str, Config] = {}
-        rules = {"default", "collect", "pretrain", "extract", "evaluate", "collate", "plot", "tabulate"}
-        rules |= {"film_strip", "import"}
-        rules |= set(algorithms.names())
+        rules = {"default", "collect", "import", "pretrain", "extract", "evaluate", "collate", "plot", "tabulate"}
+        rules |= {"film_strip", *algorithms.names()}
         if unknown := self.config.resources.keys() - rules:
             raise UserError(f"{file}: resources: unknown rule '{min(unknown)}'; choose from {', '.join(sorted(rules))}")
         for suite, settings in self.config.suites.items():

@@ -1,4 +1,4 @@
-"""Every command of the README runs: in the workflow tests' project, with the scale `test` in place of any other."""
+"""Every command of the README and docs/tasks.md runs: in the workflow tests' project, at the scale `test`."""
 
 import re
 import shlex
@@ -11,7 +11,8 @@ from project_copy import BIN, ROOT, environment
 
 pytestmark = pytest.mark.xdist_group("workflow")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL) for line in block.splitlines()]
+PAGES = README + (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGES, flags=re.DOTALL) for line in block.splitlines()]
 
 
 def test_the_readme_has_commands() -> None:
