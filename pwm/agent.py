@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pwm.config import ExtractConfig
 from pwm.nn.actor_critic import Actor, Critic
+from pwm.nn.layers import products_in
 from pwm.nn.optimisation import apply_gradients, linear_decay
 from pwm.nn.returns import horizon_return, td_lambda
 from pwm.nn.world_model import WorldModel
@@ -178,8 +179,9 @@ class PolicyTrainer:
         reencode = config.online is not None and config.online.reencode
         parameters = list(self.actor.parameters())
         with frozen(self.model, self.critic):
-            path = rollout(self.model, self.actor, z, task, noise, environment, reencode)
-            worth = objective(self.model, self.critic, path, task, config, environment is not None)
+            with products_in(config.precision, z.device):
+                path = rollout(self.model, self.actor, z, task, noise, environment, reencode)
+                worth = objective(self.model, self.critic, path, task, config, environment is not None)
             self.return_scale.update(worth.returns.detach())
             gradients = torch.autograd.grad(-worth.returns.mean() / self.return_scale.std, parameters)
         actor_norm = apply_gradients(self.actor_optimiser, parameters, gradients, config.actor_grad_norm)
@@ -203,7 +205,8 @@ class PolicyTrainer:
         for _ in range(config.critic_passes):
             # Deviation D2: minibatches are drawn anew in every pass; the public code's are runs of steps, fixed.
             for rows in torch.randperm(len(z), device=z.device).chunk(config.critic_minibatches):
-                loss = critic_loss(self.critic, z[rows], target[rows])
+                with products_in(config.precision, z.device):
+                    loss = critic_loss(self.critic, z[rows], target[rows])
                 gradients = torch.autograd.grad(loss, parameters)
                 norm = apply_gradients(self.critic_optimiser, parameters, gradients, config.critic_grad_norm)
         return loss.detach(), norm

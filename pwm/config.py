@@ -19,6 +19,8 @@ Seed = Annotated[int, Field(ge=0, lt=1000)]  # `pwm.evaluate.episode_seed` keeps
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+# Of the matrix products: bfloat16 is faster where the hardware has it; weights and all else stay float32.
+Precision = Literal["float32", "bfloat16"]
 Units = Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
 
 # Widths of the world model by size: millions of parameters as TD-MPC2 counts them, with its Q-functions (not their
@@ -99,6 +101,7 @@ class PretrainConfig(Config):
     final_lr: Rate = 3e-4  # reached linearly; constant in the paper
     encoder_lr_scale: Rate = 1.0  # 0.3 in TD-MPC2
     grad_norm: Rate = 20.0
+    precision: Precision = "float32"
     piece: Positive | None = None  # decisions; windows stay within pieces of this length, as if episodes were cut
 
     @model_validator(mode="after")
@@ -159,6 +162,7 @@ class ExtractConfig(Config):
     critic_grad_norm: Rate = 100.0
     critic_passes: Positive = 8
     critic_minibatches: Positive = 4
+    precision: Precision = "float32"
     # Neither: from offline data, the world model frozen.
     finetune: FinetuneConfig | None = None
     online: OnlineConfig | None = None

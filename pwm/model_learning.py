@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from pwm.config import PretrainConfig
 from pwm.data.windows import Batch
+from pwm.nn.layers import products_in
 from pwm.nn.optimisation import apply_gradients, linear_decay
 from pwm.nn.world_model import WorldModel
 
@@ -46,14 +47,14 @@ def world_model_loss(
     """
     z = model.unroll(model.encode(batch.obs[0], batch.task), batch.action, batch.task)
     weight = _weights(len(batch.action), config.rho, z)
-    consistency = weight @ F.mse_loss(z[1:], next_z.detach(), reduction="none").mean((1, 2))
+    consistency = (weight * F.mse_loss(z[1:], next_z.detach(), reduction="none").mean((1, 2))).sum()
     output = model.reward_output(z[:-1], batch.action, batch.task)
-    reward = weight @ model.reward_loss(output, batch.reward).mean(1)
+    reward = (weight * model.reward_loss(output, batch.reward).mean(1)).sum()
     loss = config.consistency_coef * consistency + config.reward_coef * reward
     terms = {"consistency_loss": consistency.detach(), "reward_loss": reward.detach()}
     if value_target is not None:
         output = model.q_output(z[:-1], batch.action, batch.task)
-        value = weight @ model.q_loss(output, value_target).mean((0, 2))
+        value = (weight * model.q_loss(output, value_target).mean((0, 2))).sum()
         loss = loss + config.value_coef * value
         terms["value_loss"] = value.detach()
     return loss, terms, z
@@ -102,7 +103,7 @@ def policy_prior_loss(
     low, high = torch.quantile(value[0].detach(), torch.tensor([0.05, 0.95], dtype=z.dtype, device=z.device))
     scale = torch.lerp(scale, (high - low).clamp(min=1.0), config.target_rate)
     weight = _weights(len(z), config.rho, z)
-    return -(weight @ (value / scale + config.entropy_coef * entropy).mean(1)), scale
+    return -(weight * (value / scale + config.entropy_coef * entropy).mean(1)).sum(), scale
 
 
 class ModelTrainer:
@@ -147,13 +148,14 @@ class ModelTrainer:
         rate = linear_decay(config.learning_rate, config.final_lr, progress)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["scale"]
-        with torch.no_grad():
-            next_z = model.encode(batch.obs[1:], batch.task)
-        target = None
-        if self.with_value:
-            noise, members = torch.randn_like(batch.action), self._draw_members()
-            target = td_target(model, batch, next_z, self.discount[batch.task], noise, members)
-        loss, terms, z = world_model_loss(model, batch, next_z, config, target)
+        with products_in(config.precision, batch.obs.device):
+            with torch.no_grad():
+                next_z = model.encode(batch.obs[1:], batch.task)
+            target = None
+            if self.with_value:
+                noise, members = torch.randn_like(batch.action), self._draw_members()
+                target = td_target(model, batch, next_z, self.discount[batch.task], noise, members)
+            loss, terms, z = world_model_loss(model, batch, next_z, config, target)
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         gradients = torch.autograd.grad(loss, parameters)
         norm = apply_gradients(self.optimiser, parameters, gradients, config.grad_norm)
@@ -174,7 +176,8 @@ class ModelTrainer:
         self.prior_optimiser.param_groups[0]["lr"] = rate
         noise = torch.randn(*z.shape[:2], model.action_dim, device=z.device)
         members = self._draw_members()
-        loss, self.value_scale = policy_prior_loss(model, z, batch.task, noise, members, self.value_scale, config)
+        with products_in(config.precision, z.device):
+            loss, self.value_scale = policy_prior_loss(model, z, batch.task, noise, members, self.value_scale, config)
         parameters = list(model.policy_prior.parameters())
         gradients = torch.autograd.grad(loss, parameters)
         norm = apply_gradients(self.prior_optimiser, parameters, gradients, config.grad_norm)

@@ -1,5 +1,6 @@
 """The policy's fast losses against their equations, and PWM on a problem whose best policy is known."""
 
+import pytest
 import torch
 from eager_policy import Problem, Script, ScriptedEnvironment, actor_loss, critic_loss, td_lambda, unroll_all
 from hypothesis import given, settings
@@ -130,11 +131,12 @@ class LinearQuadratic(torch.nn.Module):
         return total
 
 
-def test_pwm_finds_the_best_policy_of_a_linear_quadratic_problem():
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_pwm_finds_the_best_policy_of_a_linear_quadratic_problem(precision):
     """|u| ≤ 0.74 in these states, so that tanh does not bind. Doing nothing costs more than seven times as much."""
     gamma, problem = 0.9, LinearQuadratic()
     torch.manual_seed(0)
-    rates = {"actor_lr": 5e-3, "critic_lr": 5e-3, "final_lr": 1e-4}
+    rates = {"actor_lr": 5e-3, "critic_lr": 5e-3, "final_lr": 1e-4, "precision": precision}
     config = ExtractConfig(updates=200, horizon=4, gamma=gamma, critic_passes=4, critic_minibatches=2, **rates)
     actor, critic = Actor(2, 1, (32,), log_std=-3.0, log_std_min=-3.0), Critic(2, (64,), 3)
     trainer = agent.PolicyTrainer(problem, actor, critic, config)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pwm.nn.layers import EnsembleLayerNorm, EnsembleLinear, Mish
+from pwm.nn.layers import EnsembleLayerNorm, EnsembleLinear, Linear, Mish
 
 
 class Actor(nn.Module):
@@ -27,8 +27,8 @@ class Actor(nn.Module):
         layers: list[nn.Module] = []
         widths = [latent_dim, *units]
         for inputs, outputs in itertools.pairwise(widths):
-            layers += [nn.Linear(inputs, outputs), Mish(), nn.LayerNorm(outputs)]
-        self.mean = nn.Sequential(*layers, nn.Linear(widths[-1], action_dim))
+            layers += [Linear(inputs, outputs), Mish(), nn.LayerNorm(outputs)]
+        self.mean = nn.Sequential(*layers, Linear(widths[-1], action_dim))
         self.log_std = nn.Parameter(torch.full((action_dim,), log_std))
         self.log_std_min = log_std_min
 

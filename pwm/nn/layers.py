@@ -54,6 +54,23 @@ def mish(x: Tensor) -> Tensor:
     return _MishFunction.apply(x)
 
 
+def products_in(precision: str, device: torch.device) -> torch.autocast:
+    """Inside, matrix products take and give numbers of this precision ("float32" or "bfloat16"), summed in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def full_precision(product: Tensor) -> Tensor:
+    """What follows a product is computed in float32 (or float64, if the product is)."""
+    return product.float() if product.dtype == torch.bfloat16 else product
+
+
+class Linear(nn.Linear):
+    """Linear layer that gives full precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return full_precision(super().forward(x))
+
+
 class SimNorm(nn.Module):
     """`simnorm` as a layer."""
 
@@ -77,7 +94,7 @@ class NormedLinear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, activation: nn.Module, layer_norm: bool = True) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
+        self.linear = Linear(inputs, outputs)
         self.norm = nn.LayerNorm(outputs) if layer_norm else nn.Identity()
         self.activation = activation
 
@@ -106,7 +123,7 @@ class EnsembleLinear(nn.Module):
 
     def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
         """All K of them, or those whose indices [k] are given: [k, B, out]."""
-        return torch.baddbmm(_pick(self.bias, members), x, _pick(self.weight, members))
+        return full_precision(torch.baddbmm(_pick(self.bias, members), x, _pick(self.weight, members)))
 
 
 class EnsembleLayerNorm(nn.Module):

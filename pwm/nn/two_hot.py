@@ -41,7 +41,7 @@ def expectation(logits: Tensor, low: float, high: float) -> Tensor:
     `symexp` of it is the reward in its own units.
     """
     bins = torch.linspace(low, high, logits.shape[-1], dtype=logits.dtype, device=logits.device)
-    return F.softmax(logits, dim=-1) @ bins
+    return (F.softmax(logits, dim=-1) * bins).sum(-1)  # no matrix product, which may be of low precision
 
 
 def two_hot_loss(logits: Tensor, x: Tensor, low: float, high: float) -> Tensor:

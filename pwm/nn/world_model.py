@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pwm.config import WorldModelConfig
 from pwm.nn import two_hot
-from pwm.nn.layers import EnsembleMLP, Mish, NormedLinear, SimNorm
+from pwm.nn.layers import EnsembleMLP, Linear, Mish, NormedLinear, SimNorm, products_in
 
 # Range of the policy prior's log standard deviation in TD-MPC2.
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
@@ -50,13 +50,13 @@ class WorldModel(nn.Module):
         joint = latent + self.task_dim + self.action_dim
         self.encoder = _to_latent(config, [observation_dim + self.task_dim, *config.encoder])
         self.dynamics = _to_latent(config, [joint, *units])
-        self.reward_head = nn.Sequential(*_hidden(config, [joint, *units]), nn.Linear(units[-1], bins))
+        self.reward_head = nn.Sequential(*_hidden(config, [joint, *units]), Linear(units[-1], bins))
         self.policy_prior: nn.Sequential | None = None
         self.q_heads: EnsembleMLP | None = None
         self.target_q_heads: EnsembleMLP | None = None  # learned by no gradient, and without dropout
         if config.num_q:
             hidden = _hidden(config, [latent + self.task_dim, *units])
-            self.policy_prior = nn.Sequential(*hidden, nn.Linear(units[-1], 2 * self.action_dim))
+            self.policy_prior = nn.Sequential(*hidden, Linear(units[-1], 2 * self.action_dim))
             self.q_heads = EnsembleMLP(config.num_q, joint, units, bins, config.dropout)
             self.target_q_heads = EnsembleMLP(config.num_q, joint, units, bins, dropout=0.0).requires_grad_(False)
         self._initialise()
@@ -93,16 +93,18 @@ class WorldModel(nn.Module):
         e, action = self.embed(task), action * self.action_mask[task]
         return action if e is None else torch.cat([e.expand(*action.shape[:-1], -1), action], dim=-1)
 
-    def _joint(self, z: Tensor, action: Tensor, task: Tensor) -> Tensor:
+    def joint(self, z: Tensor, action: Tensor, task: Tensor) -> Tensor:
+        """The input of F, R and Q, [..., B, Z + e + A]."""
         return torch.cat([z, self._conditions(action, task)], dim=-1)
 
     def encode(self, obs: Tensor, task: Tensor) -> Tensor:
-        """E: observations [..., B, O] of tasks [B] → latents [..., B, Z]."""
-        return self.encoder(self._with_task(obs, task))
+        """E: observations [..., B, O] of tasks [B] → latents [..., B, Z]; never in low precision, which blurs obs."""
+        with products_in("float32", obs.device):
+            return self.encoder(self._with_task(obs, task))
 
     def next(self, z: Tensor, action: Tensor, task: Tensor) -> Tensor:
         """F: latents [..., B, Z] and actions [..., B, A] → next latents [..., B, Z]."""
-        return self.dynamics(self._joint(z, action, task))
+        return self.dynamics(self.joint(z, action, task))
 
     def unroll(self, z: Tensor, action: Tensor, task: Tensor) -> Tensor:
         """F along given actions [H, B, A], open loop from z [B, Z]: all latents [H + 1, B, Z], z first."""
@@ -113,7 +115,7 @@ class WorldModel(nn.Module):
 
     def reward_output(self, z: Tensor, action: Tensor, task: Tensor) -> Tensor:
         """R before decoding: [..., B, bins], or [..., B, 1] for a scalar head."""
-        return self.reward_head(self._joint(z, action, task))
+        return self.reward_head(self.joint(z, action, task))
 
     def reward(self, z: Tensor, action: Tensor, task: Tensor) -> Tensor:
         """The reward as the policy gradient reads it, [..., B].
@@ -137,7 +139,7 @@ class WorldModel(nn.Module):
 
     def q_output(self, z: Tensor, action: Tensor, task: Tensor) -> Tensor:
         """All Q-functions before decoding: [K, ..., B, bins]; with dropout in training."""
-        return self.q_heads(self._joint(z, action, task))
+        return self.q_heads(self.joint(z, action, task))
 
     def q_value(
         self, z: Tensor, action: Tensor, task: Tensor, members: Tensor | None = None, target: bool = False
@@ -150,7 +152,7 @@ class WorldModel(nn.Module):
             target: of the target networks.
         """
         heads = self.target_q_heads if target else self.q_heads
-        output = heads(self._joint(z, action, task), members)
+        output = heads(self.joint(z, action, task), members)
         return two_hot.symexp(two_hot.expectation(output, self.config.reward_low, self.config.reward_high))
 
     def q_loss(self, output: Tensor, value: Tensor) -> Tensor:
@@ -203,6 +205,6 @@ def _to_latent(config: WorldModelConfig, widths: Sequence[int]) -> nn.Sequential
         "simnorm": lambda: NormedLinear(inputs, latent, SimNorm(config.simnorm_dim), config.layer_norm),
         "none": lambda: NormedLinear(inputs, latent, _activation(config), config.layer_norm),
         "spectral": lambda: NormedLinear(inputs, latent, nn.Identity(), config.layer_norm),
-        "linear": lambda: nn.Linear(inputs, latent),
+        "linear": lambda: Linear(inputs, latent),
     }
     return nn.Sequential(*_hidden(config, widths), end[config.latent]())

@@ -1,0 +1,77 @@
+"""Drawing batches of windows: python -m benchmarks.sampling
+
+A data set is drawn from as it lies in the page cache, and with its pages dropped before every batch, as if it were far
+larger than memory. Set against the world-model updates of `benchmarks.updates`.
+"""
+
+import mmap
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from benchmarks.timing import table
+from benchmarks.updates import ACTION_DIMS, OBSERVATION_DIM, model_updates, seconds
+from pwm.data.episodes import Episodes, EpisodeWriter
+from pwm.data.windows import WindowSampler
+
+EPISODES, LENGTH = 4000, 500  # 256 MB a task
+DRAWS = 20
+
+
+def make_set(folder: Path, seed: int) -> Episodes:
+    """Random numbers as episodes."""
+    rng, actions = np.random.default_rng(seed), ACTION_DIMS["single"][0]
+    writer = EpisodeWriter(folder, "made-up", OBSERVATION_DIM, actions, LENGTH, EPISODES)
+    obs, action = rng.normal(size=(LENGTH + 1, OBSERVATION_DIM)), rng.uniform(-1, 1, (LENGTH, actions))
+    for _ in range(EPISODES):
+        writer.add(obs, action, action[:, 0], terminated=False)
+    writer.commit({"behaviour": "made up"}, seed)
+    return Episodes.open(folder)
+
+
+def drop_pages(data: Episodes) -> None:
+    """Let the operating system forget what it holds of the data set's files."""
+    for array in (data.obs, data.action, data.reward, data.terminated):
+        array._mmap.madvise(mmap.MADV_DONTNEED)
+        with Path(array.filename).open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def draw_time(sampler: WindowSampler, before: Callable[[], None]) -> float:
+    """Median seconds of a batch, `before` not counted."""
+    taken = []
+    for _ in range(DRAWS):
+        before()
+        began = time.perf_counter()
+        sampler.sample()
+        taken.append(time.perf_counter() - began)
+    return median(taken)
+
+
+def main() -> None:
+    """Print the table."""
+    rows, cpu = [], torch.device("cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        sets = [make_set(Path(folder) / str(seed), seed) for seed in range(2)]
+        for title, size, tasks, batch_size in (
+            ("single-task, B 256", "single", "single", 256),
+            ("5M multi-task, B 1024", "5", "multi", 1024),
+        ):
+            update = seconds({"ours": model_updates(size, tasks, batch_size, cpu)["float32"]}, cpu, rounds=3)["ours"]
+            sampler = WindowSampler(sets, batch_size, horizon=16, seed=0)
+            for state, before in (("in memory", lambda: None), ("on disk", lambda: [drop_pages(one) for one in sets])):
+                took = draw_time(sampler, before)
+                rows.append([title, state, f"{1000 * took:.1f}", f"{1000 * update:.0f}", f"{took / update:.1%}"])
+                print(" · ".join(rows[-1]), flush=True)
+    print("\nDrawing windows of 16 steps\n")
+    print(table(["batch", "data", "draw, ms", "update, ms", "share"], rows))
+
+
+if __name__ == "__main__":
+    main()

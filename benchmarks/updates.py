@@ -1,0 +1,136 @@
+"""PWM's policy and world-model updates against the plain versions: python -m benchmarks.updates
+
+Of this package it needs torch, numpy, pydantic and PyYAML alone, no simulator. FLOPs are those of matrix products,
+counted while an update of ours runs; their rate is set against that of one large product of the same precision.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.plain import PlainModel, PlainPolicy
+from benchmarks.timing import table
+from pwm.agent import PolicyTrainer
+from pwm.config import ExtractConfig, PretrainConfig, WorldModelConfig
+from pwm.data.windows import Batch
+from pwm.model_learning import ModelTrainer
+from pwm.nn.actor_critic import Actor, Critic
+from pwm.nn.world_model import WorldModel
+
+ROUNDS = 5
+PRODUCT = 2048  # rows and columns of the matrices that the machine's rate is measured with
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+OBSERVATION_DIM, ACTION_DIMS = 24, {"single": [6], "multi": [6] * 30}
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for work that was only handed in."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(rivals: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, float]:
+    """Median time of a call of each, in turns, after one call each to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in rivals}
+    for call in range(rounds + 1):
+        for name, work in rivals.items():
+            synchronise(device)
+            began = time.perf_counter()
+            work()
+            synchronise(device)
+            if call:
+                taken[name].append(time.perf_counter() - began)
+    return {name: median(times) for name, times in taken.items()}
+
+
+def product_rates(device: torch.device) -> dict[str, float]:
+    """FLOP/s of one large matrix product, by precision."""
+
+    def product(dtype: torch.dtype) -> Callable[[], object]:
+        a, b = (torch.randn(PRODUCT, PRODUCT, device=device).to(dtype) for _ in range(2))
+        return lambda: a @ b
+
+    took = seconds({name: product(dtype) for name, dtype in PRECISIONS.items()}, device, rounds=9)
+    return {name: 2 * PRODUCT**3 / time for name, time in took.items()}
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Of the matrix products in a call."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def policy_updates(device: torch.device) -> dict[str, Callable[[], object]]:
+    """The paper's single-task update: z 512, units [512, 512], batch 256, H 16, 3 critics, 8 × 4 minibatches."""
+    model = WorldModel(WorldModelConfig(), OBSERVATION_DIM, ACTION_DIMS["single"]).to(device)
+    task = torch.zeros(256, dtype=torch.long, device=device)
+    with torch.no_grad():
+        z = model.encode(torch.randn(256, OBSERVATION_DIM, device=device), task)
+    rivals: dict[str, Callable[[], object]] = {}
+    for precision in PRECISIONS:
+        config = ExtractConfig(batch_size=256, precision=precision)
+        actor = Actor(model.config.latent_dim, model.action_dim, config.actor_units).to(device)
+        critic = Critic(model.config.latent_dim, config.critic_units, config.critics).to(device)
+        trainer = PolicyTrainer(model, actor, critic, config)
+        rivals.setdefault("plain", partial(PlainPolicy(trainer).update, z, task))
+        rivals[precision] = partial(trainer.update, z, task)
+    return rivals
+
+
+def model_updates(size: str, tasks: str, batch_size: int, device: torch.device) -> dict[str, Callable[[], object]]:
+    """An update on windows of 16 steps: PWM's own objective, or TD-MPC2's full one where the size has Q-functions."""
+    horizon, dims = 16, ACTION_DIMS[tasks]
+    batch = Batch(
+        torch.randn(horizon + 1, batch_size, OBSERVATION_DIM, device=device),
+        torch.rand(horizon, batch_size, max(dims), device=device) * 2 - 1,
+        torch.randn(horizon, batch_size, device=device),
+        torch.zeros(horizon, batch_size, device=device),
+        torch.randint(len(dims), (batch_size,), device=device),
+    )
+    rivals: dict[str, Callable[[], object]] = {}
+    for precision in PRECISIONS:
+        model = WorldModel(WorldModelConfig(size=size), OBSERVATION_DIM, dims).to(device)
+        config = PretrainConfig(world_model=model.config, precision=precision)
+        discount = torch.full((len(dims),), 0.99, device=device)
+        rivals.setdefault("plain", partial(PlainModel(model, config, discount).update, batch))
+        rivals[precision] = partial(ModelTrainer(model, config, discount).update, batch, 0.0)
+    return rivals
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.updates", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed calls of each")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device, rows = torch.device(args.device), []
+    peak = product_rates(device)
+    for title, make in (
+        ("policy, single-task, B 256", lambda: policy_updates(device)),
+        ("world model, single-task, B 256", lambda: model_updates("single", "single", 256, device)),
+        ("world model, 5M multi-task, B 1024", lambda: model_updates("5", "multi", 1024, device)),
+    ):
+        rivals = make()
+        work = flops(rivals["float32"])
+        took = seconds(rivals, device, args.rounds)
+        for name, time_taken in took.items():
+            kind = "bfloat16" if name == "bfloat16" else "float32"
+            share = f"{work / time_taken / peak[kind]:.0%}" if name != "plain" else ""
+            ratio = f"{took['plain'] / time_taken:.2f}"
+            rows.append([title, name, f"{1000 * time_taken:,.0f}", ratio, f"{work / time_taken / 1e9:,.0f}", share])
+            print(" · ".join(rows[-1]), flush=True)
+    rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in peak.items())
+    print(f"\nUpdates ({device}, {torch.get_num_threads()} threads; matrix products: {rates})\n")
+    print(table(["update", "version", "ms", "ratio", "GFLOP/s", "of the product's rate"], rows))
+
+
+if __name__ == "__main__":
+    main()
