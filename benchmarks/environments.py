@@ -7,7 +7,9 @@ import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from statistics import geometric_mean
+from typing import NamedTuple
 
+import gymnasium
 import mujoco
 import numpy as np
 
@@ -36,27 +38,58 @@ def stepper(env: envs.TaskVectorEnv) -> Callable[[], int]:
 def mean_episode_length(task: str) -> int:
     """Of a uniformly random policy, so that the raw loop steps through the same states as the environments."""
     env, ended, decisions = envs.make(task, NUM_ENVS), 0, 0
-    step = stepper(env)
+    rng = np.random.default_rng(0)
+    env.reset(seed=0)
     while ended < NUM_ENVS and decisions < 1000 * NUM_ENVS:
-        decisions += step()
-        ended += int((env._elapsed == 0).sum())
+        _, _, terminated, truncated, _ = env.step(rng.uniform(-1, 1, env.action_space.shape).astype(np.float32))
+        decisions += NUM_ENVS
+        ended += int((terminated | truncated).sum())
     env.close()
     return decisions // max(1, ended)
 
 
+class Physics(NamedTuple):
+    """A task's simulation alone."""
+
+    model: mujoco.MjModel
+    substeps: int  # time steps a decision
+    start: Callable[[mujoco.MjData, np.random.Generator], None]  # after a reset
+
+
+def physics(task: str) -> Physics:
+    """Of a locomotion body in its start poses, or of another task in its model's own pose."""
+    family, repeat, nothing = get_task(task).family, get_task(task).action_repeat, lambda data, rng: None
+    if family == "locomotion":
+        body, model = BODIES[task], build_model(task)
+
+        def start(data: mujoco.MjData, rng: np.random.Generator) -> None:
+            data.qpos[:], data.qvel[:] = body.start(model, rng)
+
+        return Physics(model, round(1.0 / (CONTROL_FREQUENCY * model.opt.timestep)), start)
+    if family == "dmcontrol":
+        from pwm.envs.dmcontrol import load
+
+        env = load(task, seed=0)
+        model = env.physics.model.ptr
+        return Physics(
+            model, round(env.control_timestep() / model.opt.timestep) * get_task(task).action_repeat, nothing
+        )
+    env = make_metaworld(task)
+    return Physics(env.model, env.frame_skip * repeat, nothing)
+
+
 def raw_loop(task: str, share: int, episode_length: int, connection: Connection) -> None:
-    """A process of its own that steps `share` bodies by `mj_step`, on command; nothing is observed or rewarded."""
-    body, model = BODIES[task], build_model(task)
-    substeps = round(1.0 / (CONTROL_FREQUENCY * model.opt.timestep))
+    """A process of its own that steps `share` simulations by `mj_step`, on command; nothing is observed or rewarded."""
+    model, substeps, start = physics(task)
     rng, data = np.random.default_rng(0), [mujoco.MjData(model) for _ in range(share)]
-    low, high = model.actuator_ctrlrange.T
+    low, high = np.where(model.actuator_ctrllimited[:, None], model.actuator_ctrlrange, (-1.0, 1.0)).T
     elapsed = 0
     while connection.recv():
         controls = rng.uniform(low, high, (share, model.nu))
         for one, control in zip(data, controls, strict=True):
             if elapsed % episode_length == 0:
                 mujoco.mj_resetData(model, one)
-                one.qpos[:], one.qvel[:] = body.start(model, rng)
+                start(one, rng)
             one.ctrl[:] = control
             mujoco.mj_step(model, one, substeps)
         elapsed += 1
@@ -64,11 +97,12 @@ def raw_loop(task: str, share: int, episode_length: int, connection: Connection)
 
 
 class RawLoops:
-    """`raw_loop` on every core, one round of all bodies a call."""
+    """`raw_loop` on every core, one round of all simulations a call."""
 
     def __init__(self, task: str) -> None:
         context = multiprocessing.get_context("spawn")
-        cores, length = thread_count(), mean_episode_length(task)
+        cores, ends_early = thread_count(), get_task(task).family == "locomotion"
+        length = mean_episode_length(task) if ends_early else get_task(task).episode_length
         self.connections, self.processes = [], []
         for _ in range(cores):
             ours, theirs = context.Pipe()
@@ -114,14 +148,18 @@ def plain_dmcontrol(name: str) -> Callable[[], int]:
     return step
 
 
-def plain_metaworld(name: str) -> Callable[[], int]:
-    """One environment of Meta-World."""
+def make_metaworld(name: str) -> gymnasium.Env:
+    """The bare environment, with a new goal every episode."""
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 
-    key = f"{name.removeprefix('mw-')}-v3-goal-observable"
-    env = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[key](seed=0)
+    env = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{name.removeprefix('mw-')}-v3-goal-observable"](seed=0)
     env._freeze_rand_vec = False
-    task, rng, elapsed = get_task(name), np.random.default_rng(0), 0
+    return env
+
+
+def plain_metaworld(name: str) -> Callable[[], int]:
+    """One environment of Meta-World."""
+    env, task, rng, elapsed = make_metaworld(name), get_task(name), np.random.default_rng(0), 0
 
     def step() -> int:
         nonlocal elapsed
@@ -136,33 +174,43 @@ def plain_metaworld(name: str) -> Callable[[], int]:
     return step
 
 
-def rows_of(names: tuple[str, ...], plain: Callable[[str], Callable[[], int]]) -> list[list[str]]:
-    """Rates of a plain loop, of ours and their ratio per task, and the geometric mean of the ratios."""
-    rows, ratios = [], []
+def rows_of(names: tuple[str, ...], plain: Callable[[str], Callable[[], int]] | None) -> list[list[str]]:
+    """Decisions per second of a plain environment, of ours and of the physics alone on all cores, and ours as ratios.
+
+    Args:
+        names: of the tasks.
+        plain: makes the plain environment; None: there is none.
+    """
+    rows: list[list[str]] = []
+    ratios: dict[str, list[float]] = {"plain": [], "physics": []}
     for name in names:
-        rival, env = plain(name), envs.make(name, NUM_ENVS)
-        found = rates({"plain": rival, "ours": stepper(env)})
+        raw, env = RawLoops(name), envs.make(name, NUM_ENVS)
+        rivals = {"ours": stepper(env), "physics": raw} | ({"plain": plain(name)} if plain else {})
+        found = rates(rivals)
         env.close()
-        if isinstance(rival, RawLoops):
-            rival.close()
-        ratios.append(found["ours"] / found["plain"])
-        rows.append([name, f"{found['plain']:,.0f}", f"{found['ours']:,.0f}", f"{ratios[-1]:.2f}"])
-        print(f"{name}: {ratios[-1]:.2f}", flush=True)
-    return [*rows, ["geometric mean", "", "", f"{geometric_mean(ratios):.2f}"]]
+        raw.close()
+        row = [name, *(f"{found[key]:,.0f}" if key in found else "" for key in ("plain", "ours", "physics"))]
+        for key, seen in ratios.items():
+            if key in found:
+                seen.append(found["ours"] / found[key])
+            row.append(f"{seen[-1]:.2f}" if seen else "")
+        rows.append(row)
+        print(" · ".join(row), flush=True)
+    means = [f"{geometric_mean(seen):.2f}" if seen else "" for seen in ratios.values()]
+    return [*rows, ["geometric mean", "", "", "", *means]]
 
 
 def main() -> None:
     """Print the three families' tables."""
-    locomotion = rows_of(tuple(task.name for task in LOCOMOTION), RawLoops)
-    dmcontrol = rows_of(tuple(task.name for task in DMCONTROL), plain_dmcontrol)
-    metaworld = rows_of(METAWORLD, plain_metaworld)
-    about = f"{NUM_ENVS} environments, {thread_count()} threads; decisions per second"
-    for title, plain, rows in (
-        ("Locomotion", "mj_step on all cores", locomotion),
-        ("DMControl", "one plain environment", dmcontrol),
-        ("Meta-World", "one plain environment", metaworld),
-    ):
-        print(f"\n{title} ({about})\n\n" + table(["task", plain, "ours", "ratio"], rows))
+    header = ["task", "one plain environment", "ours", "physics alone", "ours / plain", "ours / physics"]
+    about = f"{NUM_ENVS} environments, {thread_count()} threads; decisions per second; physics: mj_step on all cores"
+    tables = {
+        "Locomotion": rows_of(tuple(task.name for task in LOCOMOTION), None),
+        "DMControl": rows_of(tuple(task.name for task in DMCONTROL), plain_dmcontrol),
+        "Meta-World": rows_of(METAWORLD, plain_metaworld),
+    }
+    for title, rows in tables.items():
+        print(f"\n{title} ({about})\n\n" + table(header, rows))
 
 
 if __name__ == "__main__":

@@ -9,23 +9,43 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from benchmarks.plain import PlainModel, PlainPolicy
 from benchmarks.timing import table
 from pwm.agent import PolicyTrainer
 from pwm.config import ExtractConfig, PretrainConfig, WorldModelConfig
 from pwm.data.windows import Batch
+from pwm.errors import UserError
 from pwm.model_learning import ModelTrainer
 from pwm.nn.actor_critic import Actor, Critic
+from pwm.nn.optimisation import compiled
 from pwm.nn.world_model import WorldModel
 
 ROUNDS = 5
 PRODUCT = 2048  # rows and columns of the matrices that the machine's rate is measured with
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+VERSIONS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "bfloat16": {"precision": "bfloat16"},
+    "float32, compiled": {"compile": True},
+    "bfloat16, compiled": {"precision": "bfloat16", "compile": True},
+}
 OBSERVATION_DIM, ACTION_DIMS = 24, {"single": [6], "multi": [6] * 30}
+
+
+def versions(device: torch.device) -> dict[str, dict[str, Any]]:
+    """Settings of the versions that this machine can run."""
+    try:
+        compiled(flops, True, device)
+    except UserError as reason:
+        print(f"without the compiled versions: {reason}")
+        return {name: settings for name, settings in VERSIONS.items() if "compile" not in settings}
+    return VERSIONS
 
 
 def synchronise(device: torch.device) -> None:
@@ -59,11 +79,25 @@ def product_rates(device: torch.device) -> dict[str, float]:
     return {name: 2 * PRODUCT**3 / time for name, time in took.items()}
 
 
+class ProductCounter(TorchDispatchMode):
+    """Counts the FLOPs of matrix products, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.flops += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
 def flops(work: Callable[[], object]) -> int:
     """Of the matrix products in a call."""
-    with FlopCounterMode(display=False) as counter:
+    with ProductCounter() as counter:
         work()
-    return counter.get_total_flops()
+    return counter.flops
 
 
 def policy_updates(device: torch.device) -> dict[str, Callable[[], object]]:
@@ -73,13 +107,13 @@ def policy_updates(device: torch.device) -> dict[str, Callable[[], object]]:
     with torch.no_grad():
         z = model.encode(torch.randn(256, OBSERVATION_DIM, device=device), task)
     rivals: dict[str, Callable[[], object]] = {}
-    for precision in PRECISIONS:
-        config = ExtractConfig(batch_size=256, precision=precision)
+    for version, settings in versions(device).items():
+        config = ExtractConfig(batch_size=256, **settings)
         actor = Actor(model.config.latent_dim, model.action_dim, config.actor_units).to(device)
         critic = Critic(model.config.latent_dim, config.critic_units, config.critics).to(device)
         trainer = PolicyTrainer(model, actor, critic, config)
         rivals.setdefault("plain", partial(PlainPolicy(trainer).update, z, task))
-        rivals[precision] = partial(trainer.update, z, task)
+        rivals[version] = partial(trainer.update, z, task)
     return rivals
 
 
@@ -94,12 +128,12 @@ def model_updates(size: str, tasks: str, batch_size: int, device: torch.device) 
         torch.randint(len(dims), (batch_size,), device=device),
     )
     rivals: dict[str, Callable[[], object]] = {}
-    for precision in PRECISIONS:
+    for version, settings in versions(device).items():
         model = WorldModel(WorldModelConfig(size=size), OBSERVATION_DIM, dims).to(device)
-        config = PretrainConfig(world_model=model.config, precision=precision)
+        config = PretrainConfig(world_model=model.config, **settings)
         discount = torch.full((len(dims),), 0.99, device=device)
         rivals.setdefault("plain", partial(PlainModel(model, config, discount).update, batch))
-        rivals[precision] = partial(ModelTrainer(model, config, discount).update, batch, 0.0)
+        rivals[version] = partial(ModelTrainer(model, config, discount).update, batch, 0.0)
     return rivals
 
 
@@ -122,8 +156,8 @@ def main() -> None:
         work = flops(rivals["float32"])
         took = seconds(rivals, device, args.rounds)
         for name, time_taken in took.items():
-            kind = "bfloat16" if name == "bfloat16" else "float32"
-            share = f"{work / time_taken / peak[kind]:.0%}" if name != "plain" else ""
+            precision = VERSIONS.get(name, {}).get("precision", "float32")
+            share = f"{work / time_taken / peak[precision]:.0%}"
             ratio = f"{took['plain'] / time_taken:.2f}"
             rows.append([title, name, f"{1000 * time_taken:,.0f}", ratio, f"{work / time_taken / 1e9:,.0f}", share])
             print(" · ".join(rows[-1]), flush=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pwm.config import ExtractConfig
 from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.layers import products_in
-from pwm.nn.optimisation import apply_gradients, linear_decay
+from pwm.nn.optimisation import apply_gradients, compiled, linear_decay
 from pwm.nn.returns import horizon_return, td_lambda
 from pwm.nn.world_model import WorldModel
 
@@ -160,6 +160,7 @@ class PolicyTrainer:
         self.critic_optimiser = torch.optim.Adam(critic.parameters(), config.critic_lr, config.betas, fused=True)
         self.return_scale = RunningVariance()
         self.updates = 0
+        self._critic_loss = compiled(critic_loss, config.compile, next(critic.parameters()).device)
 
     @property
     def progress(self) -> float:
@@ -206,7 +207,7 @@ class PolicyTrainer:
             # Deviation D2: minibatches are drawn anew in every pass; the public code's are runs of steps, fixed.
             for rows in torch.randperm(len(z), device=z.device).chunk(config.critic_minibatches):
                 with products_in(config.precision, z.device):
-                    loss = critic_loss(self.critic, z[rows], target[rows])
+                    loss = self._critic_loss(self.critic, z[rows], target[rows])
                 gradients = torch.autograd.grad(loss, parameters)
                 norm = apply_gradients(self.critic_optimiser, parameters, gradients, config.critic_grad_norm)
         return loss.detach(), norm

@@ -6,6 +6,8 @@ the policy prior join it: TD-MPC2's full objective, as in the paper's multi-task
 Shapes: H horizon, B batch, O observation, A action, Z latent; time comes first.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 from pwm.config import PretrainConfig
 from pwm.data.windows import Batch
 from pwm.nn.layers import products_in
-from pwm.nn.optimisation import apply_gradients, linear_decay
+from pwm.nn.optimisation import apply_gradients, compiled, linear_decay
 from pwm.nn.world_model import WorldModel
 
 
@@ -26,6 +28,16 @@ def discount_factor(episode_length: int) -> float:
 def _weights(steps: int, rho: float, like: Tensor) -> Tensor:
     """ρ^t / steps."""
     return rho ** torch.arange(steps, dtype=like.dtype, device=like.device) / steps
+
+
+# On a CPU: rows of a layer's activations that stay in its cache, and in memory that is not new every time.
+BLOCK_ROWS = 1024
+
+
+def _blocks(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Runs of time steps of tensors [T, B, ...], the first of which says B; all at once where it is on a GPU."""
+    steps = max(1, BLOCK_ROWS // parts[0].shape[1]) if parts[0].device.type == "cpu" else len(parts[0])
+    return zip(*(part.split(steps) for part in parts), strict=True)
 
 
 def world_model_loss(
@@ -45,16 +57,24 @@ def world_model_loss(
     Returns:
         The scalar loss; its terms, ρ-weighted but without coefficients; all latents [H + 1, B, Z].
     """
-    z = model.unroll(model.encode(batch.obs[0], batch.task), batch.action, batch.task)
+    task = batch.task
+    z = model.unroll(model.encode(batch.obs[0], task), batch.action, task)
     weight = _weights(len(batch.action), config.rho, z)
-    consistency = (weight * F.mse_loss(z[1:], next_z.detach(), reduction="none").mean((1, 2))).sum()
-    output = model.reward_output(z[:-1], batch.action, batch.task)
-    reward = (weight * model.reward_loss(output, batch.reward).mean(1)).sum()
+    consistency = sum(
+        (rho * F.mse_loss(reached, seen, reduction="none").mean((1, 2))).sum()
+        for reached, seen, rho in _blocks(z[1:], next_z.detach(), weight)
+    )
+    reward = sum(
+        (rho * model.reward_loss(model.reward_output(latent, action, task), r).mean(1)).sum()
+        for latent, action, r, rho in _blocks(z[:-1], batch.action, batch.reward, weight)
+    )
     loss = config.consistency_coef * consistency + config.reward_coef * reward
     terms = {"consistency_loss": consistency.detach(), "reward_loss": reward.detach()}
     if value_target is not None:
-        output = model.q_output(z[:-1], batch.action, batch.task)
-        value = (weight * model.q_loss(output, value_target).mean((0, 2))).sum()
+        value = sum(
+            (rho * model.q_loss(model.q_output(latent, action, task), y).mean((0, 2))).sum()
+            for latent, action, y, rho in _blocks(z[:-1], batch.action, value_target, weight)
+        )
         loss = loss + config.value_coef * value
         terms["value_loss"] = value.detach()
     return loss, terms, z
@@ -74,9 +94,11 @@ def td_target(
         noise: standard normal ε of the prior [H, B, A].
         members: indices of the two target Q-functions [2].
     """
-    action, _ = model.prior(next_z, batch.task, noise)
-    value = model.q_value(next_z, action, batch.task, members, target=True).amin(0)
-    return batch.reward + discount * (1.0 - batch.terminated) * value
+    values = []
+    for z, epsilon in _blocks(next_z, noise):
+        action, _ = model.prior(z, batch.task, epsilon)
+        values.append(model.q_value(z, action, batch.task, members, target=True).amin(0))
+    return batch.reward + discount * (1.0 - batch.terminated) * torch.cat(values)
 
 
 def policy_prior_loss(
@@ -97,9 +119,12 @@ def policy_prior_loss(
         The scalar loss, and S: `scale` moved towards the distance from the 5th to the 95th percentile of the values of
         z_0, which counts as 1 where it is less.
     """
-    z = z.detach()
-    action, entropy = model.prior(z, task, noise)
-    value = model.q_value(z, action, task, members).mean(0)
+    values, entropies = [], []
+    for latent, epsilon in _blocks(z.detach(), noise):
+        action, entropy = model.prior(latent, task, epsilon)
+        values.append(model.q_value(latent, action, task, members).mean(0))
+        entropies.append(entropy)
+    value, entropy = torch.cat(values), torch.cat(entropies)
     low, high = torch.quantile(value[0].detach(), torch.tensor([0.05, 0.95], dtype=z.dtype, device=z.device))
     scale = torch.lerp(scale, (high - low).clamp(min=1.0), config.target_rate)
     weight = _weights(len(z), config.rho, z)
@@ -132,6 +157,7 @@ class ModelTrainer:
             prior = model.policy_prior.parameters()
             self.prior_optimiser = torch.optim.Adam(prior, lr=config.learning_rate, eps=1e-5, fused=True)
         self.value_scale = torch.ones((), device=self.discount.device)
+        self._loss = compiled(world_model_loss, config.compile, self.discount.device)
 
     def update(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """One gradient step on one batch of windows.
@@ -155,7 +181,7 @@ class ModelTrainer:
             if self.with_value:
                 noise, members = torch.randn_like(batch.action), self._draw_members()
                 target = td_target(model, batch, next_z, self.discount[batch.task], noise, members)
-            loss, terms, z = world_model_loss(model, batch, next_z, config, target)
+            loss, terms, z = self._loss(model, batch, next_z, config, target)
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         gradients = torch.autograd.grad(loss, parameters)
         norm = apply_gradients(self.optimiser, parameters, gradients, config.grad_norm)

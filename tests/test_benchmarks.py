@@ -1,16 +1,19 @@
 """What the benchmarks compare does the same work: the plain updates end with the weights that ours end with."""
 
 import copy
+import shutil
 
 import pytest
 import torch
-from support import TINY_POLICY, make_batch, make_model, model_settings
+from support import TINY_POLICY, make_batch, make_model, model_settings, refusal
 
 from benchmarks.plain import PlainModel, PlainPolicy, critics_of, q_functions_of
+from pwm import model_learning
 from pwm.agent import PolicyTrainer
 from pwm.config import ExtractConfig
 from pwm.model_learning import ModelTrainer
 from pwm.nn.actor_critic import Actor, Critic
+from pwm.nn.optimisation import compiled
 
 UPDATES = 3
 
@@ -22,9 +25,14 @@ def assert_same_weights(ours, plain, before):
         assert (a - old).abs().max() > 1e-4, name
 
 
-def test_policy_update():
+@pytest.mark.parametrize(
+    "compile",
+    [False, pytest.param(True, marks=pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler"))],
+)
+def test_policy_update(compile):
     torch.manual_seed(0)
-    model, config = make_model(bins=11), ExtractConfig(horizon=4, updates=1000, critic_passes=2, **TINY_POLICY)
+    model = make_model(bins=11)
+    config = ExtractConfig(horizon=4, updates=1000, critic_passes=2, compile=compile, **TINY_POLICY)
     actor = Actor(model.config.latent_dim, model.action_dim, config.actor_units)
     critic = Critic(model.config.latent_dim, config.critic_units, config.critics)
     before = copy.deepcopy(actor), critics_of(critic)
@@ -41,8 +49,11 @@ def test_policy_update():
     assert_same_weights(critics_of(critic), plain.critics, before[1])
 
 
+@pytest.mark.parametrize("rows", [1024, 12])
 @pytest.mark.parametrize("with_value", [False, True])
-def test_model_update(with_value):
+def test_model_update(with_value, rows, monkeypatch):
+    """Also where the time steps are taken two at a time."""
+    monkeypatch.setattr(model_learning, "BLOCK_ROWS", rows)
     torch.manual_seed(0)
     tasks = {"action_dims": (1, 2), "num_q": 3, "dropout": 0.0} if with_value else {}
     model, settings = make_model(bins=11 if with_value else 0, **tasks), model_settings()
@@ -63,3 +74,10 @@ def test_model_update(with_value):
             (model.target_q_heads, plain.targets, before.target_q_heads),
         ):
             assert_same_weights(q_functions_of(ours), theirs, q_functions_of(old))
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    loss = lambda: 0.0  # noqa: E731
+    assert compiled(loss, False, torch.device("cpu")) is loss
+    refusal(lambda: compiled(loss, True, torch.device("cpu")), "C++ compiler", "set compile: false")
