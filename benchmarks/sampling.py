@@ -18,7 +18,7 @@ import torch
 from benchmarks.timing import table
 from benchmarks.updates import ACTION_DIMS, OBSERVATION_DIM, model_updates, seconds
 from pwm.data.episodes import Episodes, EpisodeWriter
-from pwm.data.windows import WindowSampler
+from pwm.data.windows import Ahead, WindowSampler
 
 EPISODES, LENGTH = 4000, 500  # 256 MB a task
 DRAWS = 20
@@ -43,11 +43,14 @@ def drop_pages(data: Episodes) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def draw_time(sampler: WindowSampler, before: Callable[[], None]) -> float:
-    """Median seconds of a batch, `before` not counted."""
-    taken = []
+def wait(sampler: WindowSampler | Ahead, before: Callable[[], None], busy: float) -> float:
+    """Median seconds until a batch is there, `before` not counted, after `busy` seconds of computing."""
+    taken, matrix = [], torch.rand(512, 512)
     for _ in range(DRAWS):
         before()
+        until = time.perf_counter() + busy
+        while time.perf_counter() < until:
+            matrix @ matrix
         began = time.perf_counter()
         sampler.sample()
         taken.append(time.perf_counter() - began)
@@ -59,18 +62,26 @@ def main() -> None:
     rows, cpu = [], torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:
         sets = [make_set(Path(folder) / str(seed), seed) for seed in range(2)]
+        states = {"in memory": lambda: None, "on disk": lambda: [drop_pages(one) for one in sets]}
         for title, size, tasks, batch_size in (
             ("single-task, B 256", "single", "single", 256),
             ("5M multi-task, B 1024", "5", "multi", 1024),
         ):
             update = seconds({"ours": model_updates(size, tasks, batch_size, cpu)["float32"]}, cpu, rounds=3)["ours"]
-            sampler = WindowSampler(sets, batch_size, horizon=16, seed=0)
-            for state, before in (("in memory", lambda: None), ("on disk", lambda: [drop_pages(one) for one in sets])):
-                took = draw_time(sampler, before)
-                rows.append([title, state, f"{1000 * took:.1f}", f"{1000 * update:.0f}", f"{took / update:.1%}"])
-                print(" · ".join(rows[-1]), flush=True)
+            for state, before in states.items():
+                sampler = WindowSampler(sets, batch_size, horizon=16, seed=0)
+                draw = wait(sampler, before, busy=0.0)
+                waited = wait(Ahead(sampler), before, busy=min(update, 1.0))
+                row = [
+                    title,
+                    state,
+                    *(f"{1000 * took:.1f}" for took in (update, draw, waited)),
+                    f"{waited / update:.1%}",
+                ]
+                rows.append(row)
+                print(" · ".join(row), flush=True)
     print("\nDrawing windows of 16 steps\n")
-    print(table(["batch", "data", "draw, ms", "update, ms", "share"], rows))
+    print(table(["batch", "data", "update, ms", "draw, ms", "wait when drawn ahead, ms", "share of the update"], rows))
 
 
 if __name__ == "__main__":

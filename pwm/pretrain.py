@@ -12,7 +12,7 @@ import torch
 from pwm import config, runs
 from pwm.config import ModelConfig, PretrainConfig
 from pwm.data.episodes import Episodes
-from pwm.data.windows import Batch, WindowSampler
+from pwm.data.windows import Ahead, Batch, WindowSampler
 from pwm.envs.tasks import get_task
 from pwm.errors import UserError, exit_on_user_error
 from pwm.model_learning import ModelTrainer, discount_factor
@@ -88,14 +88,15 @@ def pretrain(run: runs.Run, datasets: list[Episodes]) -> None:
         trainer.restore(state["trainer"])
         sampler.restore(state["sampler"])
         start = state["update"]
+    ahead = Ahead(sampler)
     log_every = max(settings.updates // LOG_POINTS, 1)
     for update in run.progress(settings.updates, start):
-        metrics = trainer.update(to_device(sampler.sample(), run.device), update / settings.updates)
+        metrics = trainer.update(to_device(ahead.sample(), run.device), update / settings.updates)
         done = update + 1
         run.watch(done, metrics)
         if done % log_every == 0 or done == settings.updates:
             run.log({"updates": done, **metrics})
-        run.save_state(lambda: {"trainer": trainer.state(), "sampler": sampler.state(), "update": done})  # noqa: B023
+        run.save_state(lambda: {"trainer": trainer.state(), "sampler": ahead.state(), "update": done})  # noqa: B023
     run.finish(Path(), model.state_dict(), **metrics_summary(run))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pwm.data.episodes import Episodes, EpisodeWriter
-from pwm.data.windows import WindowSampler
+from pwm.data.windows import Ahead, WindowSampler
 from pwm.errors import UserError
 
 
@@ -169,3 +169,16 @@ def test_a_set_of_short_episodes_is_named(tmp_path):
         WindowSampler(sets, 8, 5, 0)
     with pytest.raises(ValueError):
         WindowSampler([], 8, 5, 0)
+
+
+def test_drawing_ahead_gives_the_same_batches_and_states(tmp_path):
+    data = coded_set(tmp_path / "set", (9, 6, 12))
+    plain, ahead = WindowSampler([data], 5, 3, seed=1), Ahead(WindowSampler([data], 5, 3, seed=1))
+    assert ahead.state() == plain.state()
+    for _ in range(4):
+        expected = plain.sample()
+        assert all(map(torch.equal, ahead.sample(), expected))
+        assert ahead.state() == plain.state()
+    resumed = WindowSampler([data], 5, 3, seed=2)
+    resumed.restore(ahead.state())
+    assert all(map(torch.equal, ahead.sample(), resumed.sample()))

@@ -1,7 +1,9 @@
 """Batches of windows and start states, drawn from the episodes of one task or many."""
 
 import json
+import mmap
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import NamedTuple
 
@@ -92,6 +94,31 @@ class WindowSampler:
         self._rng.bit_generator.state = json.loads(state)
 
 
+class Ahead:
+    """Draws a sampler's windows in a thread, one batch ahead, so that a read from disk is not waited for.
+
+    The batches and states are those of the sampler, in its order; it is not to be used beside this.
+    """
+
+    def __init__(self, sampler: WindowSampler) -> None:
+        self._sampler, self._state = sampler, sampler.state()
+        self._thread = ThreadPoolExecutor(1)
+        self._next = self._thread.submit(self._draw)
+
+    def _draw(self) -> tuple[Batch, str]:
+        return self._sampler.sample(), self._sampler.state()
+
+    def sample(self) -> Batch:
+        """The next batch."""
+        batch, self._state = self._next.result()
+        self._next = self._thread.submit(self._draw)
+        return batch
+
+    def state(self) -> str:
+        """The sampler's after the batch that `sample` gave last."""
+        return self._state
+
+
 class _Source:
     """A data set as flat rows, with the running count over episodes of what can be drawn from each."""
 
@@ -99,6 +126,8 @@ class _Source:
         self.episode_length = data.meta.episode_length
         self._piece = piece or self.episode_length
         self._per_piece = max(self._piece - horizon + 1, 1)  # windows of a whole piece
+        for array in (data.obs, data.action, data.reward, data.terminated):
+            array._mmap.madvise(mmap.MADV_RANDOM)  # read what is drawn, not the pages around it
         # Plain views of the maps: `np.memmap` itself is slow to index.
         self.obs = np.asarray(data.obs).reshape(-1, data.meta.observation_dim)
         self.action = np.asarray(data.action).reshape(-1, data.meta.action_dim)
