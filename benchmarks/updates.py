@@ -100,15 +100,15 @@ def flops(work: Callable[[], object]) -> int:
     return counter.flops
 
 
-def policy_updates(device: torch.device) -> dict[str, Callable[[], object]]:
-    """The paper's single-task update: z 512, units [512, 512], batch 256, H 16, 3 critics, 8 × 4 minibatches."""
+def policy_updates(batch_size: int, device: torch.device) -> dict[str, Callable[[], object]]:
+    """The paper's single-task update: z 512, units [512, 512], H 16, 3 critics, 8 × 4 minibatches."""
     model = WorldModel(WorldModelConfig(), OBSERVATION_DIM, ACTION_DIMS["single"]).to(device)
-    task = torch.zeros(256, dtype=torch.long, device=device)
+    task = torch.zeros(batch_size, dtype=torch.long, device=device)
     with torch.no_grad():
-        z = model.encode(torch.randn(256, OBSERVATION_DIM, device=device), task)
+        z = model.encode(torch.randn(batch_size, OBSERVATION_DIM, device=device), task)
     rivals: dict[str, Callable[[], object]] = {}
     for version, settings in versions(device).items():
-        config = ExtractConfig(batch_size=256, **settings)
+        config = ExtractConfig(batch_size=batch_size, **settings)
         actor = Actor(model.config.latent_dim, model.action_dim, config.actor_units).to(device)
         critic = Critic(model.config.latent_dim, config.critic_units, config.critics).to(device)
         trainer = PolicyTrainer(model, actor, critic, config)
@@ -148,7 +148,7 @@ def main() -> None:
     device, rows = torch.device(args.device), []
     peak = product_rates(device)
     for title, make in (
-        ("policy, single-task, B 256", lambda: policy_updates(device)),
+        ("policy, single-task, B 256", lambda: policy_updates(256, device)),
         ("world model, single-task, B 256", lambda: model_updates("single", "single", 256, device)),
         ("world model, 5M multi-task, B 1024", lambda: model_updates("5", "multi", 1024, device)),
     ):

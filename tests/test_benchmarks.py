@@ -2,11 +2,16 @@
 
 import copy
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
+from project_copy import ROOT
 from support import TINY_POLICY, make_batch, make_model, model_settings, refusal
 
+from benchmarks import updates
 from benchmarks.plain import PlainModel, PlainPolicy, critics_of, q_functions_of
 from pwm import model_learning
 from pwm.agent import PolicyTrainer
@@ -81,3 +86,37 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
     loss = lambda: 0.0  # noqa: E731
     assert compiled(loss, False, torch.device("cpu")) is loss
     refusal(lambda: compiled(loss, True, torch.device("cpu")), "C++ compiler", "set compile: false")
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "rivals",
+    [
+        lambda: updates.policy_updates(4, CPU),
+        lambda: updates.model_updates("single", "single", 4, CPU),
+        lambda: updates.model_updates("5", "multi", 4, CPU),
+    ],
+)
+def test_every_rival_runs_and_does_the_same_products(rivals, monkeypatch):
+    monkeypatch.setattr(updates, "VERSIONS", {k: v for k, v in updates.VERSIONS.items() if "compile" not in v})
+    counts = {name: updates.flops(work) for name, work in rivals().items()}
+    assert counts.keys() == {"plain", "float32", "bfloat16"}
+    assert counts["bfloat16"] == counts["float32"] > 1e8
+    assert counts["plain"] >= counts["float32"]
+    times = updates.seconds({"short": lambda: time.sleep(0.001), "long": lambda: time.sleep(0.02)}, CPU, rounds=3)
+    assert times["short"] < times["long"]
+
+
+def test_products_are_counted_forward_and_backward():
+    x, w = torch.randn(7, 5), torch.randn(5, 3, requires_grad=True)
+    assert updates.flops(lambda: (x @ w).sum().backward()) == 2 * (2 * 7 * 5 * 3)
+
+
+def test_the_benchmark_of_updates_needs_few_packages():
+    """It is to run on a machine that has torch, numpy, pydantic and PyYAML alone."""
+    others = ("mujoco", "dm_control", "metaworld", "gymnasium", "stable_baselines3", "pandas", "safetensors", "tqdm")
+    code = f"import sys; sys.modules.update(dict.fromkeys({others})); import benchmarks.updates"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
