@@ -1,8 +1,8 @@
 # make env        the environment .venv, as requirements.lock says
 # make test       the test suite             (PYTEST_ARGS="-k hopper" picks tests)
 # make reproduce  everything, and a report   (SCALE=test, demo, laptop or paper)
-# make bench      speed, as ratios to plain implementations in the same run
-# make readme     the README's figures and numbers, from a finished demo
+# make bench      speed, as ratios to plain implementations in the same run; the tables of docs/performance.md
+# make readme     the README's figures and numbers, from a finished demo (SCALE=learning: those of docs/learning.md)
 # make lint, make format                     checks and formatting of Python and Snakemake files
 # make lock       requirements.lock anew, after a pin changed in pyproject.toml
 
@@ -41,7 +41,7 @@ bench: env
 	$(BIN)/python -m benchmarks
 
 readme: env
-	$(BIN)/python -m workflows.readme
+	$(BIN)/python -m workflows.readme --scale $(SCALE)
 
 lint: env
 	$(BIN)/ruff check .

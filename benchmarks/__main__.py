@@ -1,7 +1,36 @@
-"""All benchmarks: python -m benchmarks"""
+"""All benchmarks; their tables go into docs/performance.md, too: python -m benchmarks"""
+
+import argparse
+import subprocess
+from pathlib import Path
+
+import torch
 
 from benchmarks import environments, sampling, updates
+from pwm.envs.vector import thread_count
+from workflows.readme import fill
 
-updates.main()
-sampling.main()
-environments.main()
+PAGE = Path("docs/performance.md")
+
+
+def machine() -> str:
+    """One line on where this runs."""
+    named = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout
+    model = next((line.split(":")[1].strip() for line in named.splitlines() if line.startswith("Model name")), "CPU")
+    return f"{model}, {thread_count()} cores, torch {torch.__version__}."
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__).parse_args()
+    text = PAGE.read_text(encoding="utf-8")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sections = {
+        "updates": lambda: f"{machine()} {updates.report(device)}",
+        "sampling": sampling.report,
+        "environments": environments.report,
+    }
+    for section, report in sections.items():
+        found = report()
+        print(f"\n{found}\n")
+        text = fill(text, section, found)
+    PAGE.write_text(text, encoding="utf-8")

@@ -200,18 +200,17 @@ def rows_of(names: tuple[str, ...], plain: Callable[[str], Callable[[], int]] | 
     return [*rows, ["geometric mean", "", "", "", *means]]
 
 
-def main() -> None:
-    """Print the three families' tables."""
+def report() -> str:
+    """The three families' tables, in Markdown."""
     header = ["task", "one plain environment", "ours", "physics alone", "ours / plain", "ours / physics"]
-    about = f"{NUM_ENVS} environments, {thread_count()} threads; decisions per second; physics: mj_step on all cores"
     tables = {
         "Locomotion": rows_of(tuple(task.name for task in LOCOMOTION), None),
         "DMControl": rows_of(tuple(task.name for task in DMCONTROL), plain_dmcontrol),
         "Meta-World": rows_of(METAWORLD, plain_metaworld),
     }
-    for title, rows in tables.items():
-        print(f"\n{title} ({about})\n\n" + table(header, rows))
+    about = f"Decisions per second; {NUM_ENVS} environments, threads: {thread_count()}."
+    return "\n\n".join([about, *(f"{title}\n\n{table(header, rows)}" for title, rows in tables.items())])
 
 
 if __name__ == "__main__":
-    main()
+    print("\n" + report())

@@ -137,6 +137,29 @@ def model_updates(size: str, tasks: str, batch_size: int, device: torch.device) 
     return rivals
 
 
+def report(device: torch.device, rounds: int = ROUNDS) -> str:
+    """The table, in Markdown."""
+    rows, peak = [], product_rates(device)
+    for title, make in (
+        ("policy, single-task, B 256", lambda: policy_updates(256, device)),
+        ("world model, single-task, B 256", lambda: model_updates("single", "single", 256, device)),
+        ("world model, 5M multi-task, B 1024", lambda: model_updates("5", "multi", 1024, device)),
+    ):
+        rivals = make()
+        work = flops(rivals["float32"])
+        took = seconds(rivals, device, rounds)
+        for name, time_taken in took.items():
+            precision = VERSIONS.get(name, {}).get("precision", "float32")
+            share = f"{work / time_taken / peak[precision]:.0%}"
+            ratio = f"{took['plain'] / time_taken:.2f}"
+            rows.append([title, name, f"{1000 * time_taken:,.0f}", ratio, f"{work / time_taken / 1e9:,.0f}", share])
+            print(" · ".join(rows[-1]), flush=True)
+    rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in peak.items())
+    about = f"Medians of {rounds}; {device}, threads: {torch.get_num_threads()}; one large product: {rates}."
+    header = ["update", "version", "ms", "ratio to plain", "GFLOP/s", "of the product's rate"]
+    return f"{about}\n\n{table(header, rows)}"
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.updates", description=__doc__.splitlines()[0])
@@ -145,25 +168,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed calls of each")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    device, rows = torch.device(args.device), []
-    peak = product_rates(device)
-    for title, make in (
-        ("policy, single-task, B 256", lambda: policy_updates(256, device)),
-        ("world model, single-task, B 256", lambda: model_updates("single", "single", 256, device)),
-        ("world model, 5M multi-task, B 1024", lambda: model_updates("5", "multi", 1024, device)),
-    ):
-        rivals = make()
-        work = flops(rivals["float32"])
-        took = seconds(rivals, device, args.rounds)
-        for name, time_taken in took.items():
-            precision = VERSIONS.get(name, {}).get("precision", "float32")
-            share = f"{work / time_taken / peak[precision]:.0%}"
-            ratio = f"{took['plain'] / time_taken:.2f}"
-            rows.append([title, name, f"{1000 * time_taken:,.0f}", ratio, f"{work / time_taken / 1e9:,.0f}", share])
-            print(" · ".join(rows[-1]), flush=True)
-    rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in peak.items())
-    print(f"\nUpdates ({device}, {torch.get_num_threads()} threads; matrix products: {rates})\n")
-    print(table(["update", "version", "ms", "ratio", "GFLOP/s", "of the product's rate"], rows))
+    print("\n" + report(torch.device(args.device), args.rounds))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Put the finished demo's figures and numbers into the README: python -m workflows.readme
+"""Put a finished scale's figures and numbers into its page: python -m workflows.readme --scale demo
 
-Copies the figures it shows into docs/demo/ and fills its marked sections with the table of scores and the costs.
+Copies the figures that the page shows into docs/<scale>/ and fills its marked sections: the table of scores, the costs.
 """
 
 import argparse
@@ -12,8 +12,7 @@ import pandas as pd
 
 from pwm.errors import UserError, exit_on_user_error
 
-README, DOCS = Path("README.md"), Path("docs/demo")
-RESULTS, FIGURES = Path("results/demo"), Path("figures/demo")
+PAGES = {"demo": Path("README.md"), "learning": Path("docs/learning.md")}
 
 
 def costs(benchmarks: Path) -> str:
@@ -33,29 +32,34 @@ def costs(benchmarks: Path) -> str:
 
 
 def fill(text: str, section: str, content: str) -> str:
-    """`text` with what stands between the section's marks replaced."""
+    """`text` with what stands between the section's marks replaced.
+
+    Raises:
+        UserError: there are no such marks.
+    """
     pattern = re.compile(rf"(<!-- {section} -->\n).*?(<!-- end -->)", flags=re.DOTALL)
     if not pattern.search(text):
-        raise UserError(f"{README}: no section <!-- {section} --> … <!-- end -->; put the marks back")
+        raise UserError(f"no section <!-- {section} --> … <!-- end --> in the page; put the marks back")
     return pattern.sub(lambda marks: f"{marks[1]}\n{content.strip()}\n\n{marks[2]}", text)
 
 
 @exit_on_user_error
 def main() -> None:
     """The command line."""
-    argparse.ArgumentParser(
-        prog="python -m workflows.readme", description="Fill the README from the demo."
-    ).parse_args()
-    table, benchmarks = RESULTS / "tables" / "per_task_scores.md", RESULTS / "benchmarks"
+    parser = argparse.ArgumentParser(prog="python -m workflows.readme", description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", choices=PAGES, default="demo")
+    scale = parser.parse_args().scale
+    page, results, docs = PAGES[scale], Path("results") / scale, Path("docs") / scale
+    table, benchmarks = results / "tables" / "per_task_scores.md", results / "benchmarks"
     for needed in (table, benchmarks):
         if not needed.exists():
-            raise UserError(f"{needed} does not exist; run make reproduce first")
-    text = README.read_text(encoding="utf-8")
-    DOCS.mkdir(parents=True, exist_ok=True)
-    for name in re.findall(rf"\]\({DOCS}/(\w+\.png)\)", text):
-        shutil.copy(FIGURES / name, DOCS)
+            raise UserError(f"{needed} does not exist; run make reproduce SCALE={scale} first")
+    text = page.read_text(encoding="utf-8")
+    docs.mkdir(parents=True, exist_ok=True)
+    for name in re.findall(rf"\]\((?:docs/)?{scale}/(\w+\.png)\)", text):
+        shutil.copy(Path("figures") / scale / name, docs)
     text = fill(text, "per_task_scores", table.read_text(encoding="utf-8"))
-    README.write_text(fill(text, "costs", costs(benchmarks)), encoding="utf-8")
+    page.write_text(fill(text, "costs", costs(benchmarks)), encoding="utf-8")
 
 
 if __name__ == "__main__":
