@@ -18,16 +18,18 @@ PAGES = {"demo": Path("README.md"), "learning": Path("docs/learning.md")}
 def costs(benchmarks: Path) -> str:
     """A Markdown table of jobs, time and memory by rule, from Snakemake's benchmark files."""
     folders = sorted({file.relative_to(benchmarks).parts[0].removesuffix(".tsv") for file in benchmarks.rglob("*.tsv")})
-    rows = []
+    everything = []
     for rule in folders:
         files = [*(benchmarks / rule).rglob("*.tsv"), *benchmarks.glob(f"{rule}.tsv")]
         jobs = pd.concat(pd.read_csv(file, sep="\t", na_values="-") for file in files)
-        rows.append((rule, len(jobs), jobs["s"].sum() / 60, jobs["s"].max() / 60, jobs["max_rss"].max() / 1024))
-    jobs, minutes, longest, peak = zip(*(row[1:] for row in rows), strict=True)
-    rows.append(("all", sum(jobs), sum(minutes), max(longest), max(peak)))
+        everything.append(jobs.assign(rule=rule))
+    jobs = pd.concat(everything)
     lines = ["| rule | jobs | minutes in all | longest job, minutes | peak memory of a job, GiB |"]
     lines += ["|---|--:|--:|--:|--:|"]
-    lines += ["| {} | {} | {:.1f} | {:.1f} | {:.2f} |".format(*row) for row in rows]
+    for rule, own in [*jobs.groupby("rule"), ("all", jobs)]:
+        minutes, peak = own["s"] / 60, own["max_rss"].max() / 1024  # a job too short to be looked at has none
+        memory = "–" if pd.isna(peak) else f"{peak:.2f}"
+        lines.append(f"| {rule} | {len(own)} | {minutes.sum():.1f} | {minutes.max():.1f} | {memory} |")
     return "\n".join(lines)
 
 
