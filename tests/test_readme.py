@@ -1,4 +1,4 @@
-"""Every command of the README and docs/tasks.md runs: in the workflow tests' project, at the scale `test`."""
+"""Every command of the README and the pages in docs/ runs: in the workflow tests' project, at the scale `test`."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ from project_copy import BIN, ROOT, environment
 
 pytestmark = pytest.mark.xdist_group("workflow")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = README + (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+PAGES = README + "".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGES, flags=re.DOTALL) for line in block.splitlines()]
 
 
@@ -30,7 +30,7 @@ def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_runs(clone: Path, command: str) -> None:
-    here = re.sub(r"\b(demo|laptop|paper)\b", "test", command)
+    here = re.sub(r"\b(demo|learning|laptop|paper)\b", "test", command)
     if here.startswith("make"):  # the continuous integration runs them for real
         here = f"{here} --dry-run"
     if here.startswith("source"):

@@ -138,7 +138,6 @@ def test_critic_learns_the_value(environment, value):
 
 def test_critic_passes_are_minibatch_steps_to_fixed_targets(monkeypatch):
     """Every pass is a permutation of the rollout's H · B states, each with the target it had before the passes."""
-    trainer = make_trainer(critic_passes=3, critic_minibatches=4)
     seen = []
 
     def record(critic, z, target):
@@ -146,6 +145,7 @@ def test_critic_passes_are_minibatch_steps_to_fixed_targets(monkeypatch):
         return (critic(z) - target).square().mean()
 
     monkeypatch.setattr("pwm.agent.critic_loss", record)
+    trainer = make_trainer(critic_passes=3, critic_minibatches=4)
     trainer.update(torch.rand(6, 16), torch.zeros(6, dtype=torch.long))
     assert [len(z) for z, _ in seen] == [5, 5, 5, 3] * 3
 

@@ -74,7 +74,10 @@ class Critic(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """All members' values of z [B, Z]: [K, B]."""
-        return self.values(z.expand(self.members, *z.shape)).squeeze(-1)
+        xs = [z] * self.members
+        for layer in self.values:
+            xs = [layer(x) for x in xs] if isinstance(layer, Mish) else layer(xs)
+        return torch.stack(xs).squeeze(-1)
 
     def minimum(self, z: Tensor) -> Tensor:
         """The value PWM uses, min_k V_k(z): [B, Z] → [B]."""

@@ -102,8 +102,12 @@ class NormedLinear(nn.Module):
         return self.activation(self.norm(self.linear(x)))
 
 
+# The layers of an ensemble hold the weights of all K members, stacked, and take and give one tensor [B, D] per member: a
+# product per member is faster on a CPU than one batched product, and a member's numbers stay in the cache.
+
+
 class EnsembleLinear(nn.Module):
-    """K independent linear layers as one batched product: [K, B, in] → [K, B, out]. Zero bias at first.
+    """K independent linear layers. Zero bias at first.
 
     Args:
         members: K.
@@ -121,25 +125,28 @@ class EnsembleLinear(nn.Module):
             for k in range(members):
                 nn.init.orthogonal_(self.weight.data[k], gain)
 
-    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
-        """All K of them, or those whose indices [k] are given: [k, B, out]."""
-        return full_precision(torch.baddbmm(_pick(self.bias, members), x, _pick(self.weight, members)))
+    def forward(self, xs: Sequence[Tensor], members: Tensor | None = None) -> list[Tensor]:
+        """Of all K members, or of those whose indices [k] are given: [B, in] each → [B, out] each."""
+        parts = zip(_pick(self.bias, members), xs, _pick(self.weight, members), strict=True)
+        return [full_precision(torch.addmm(*part)) for part in parts]
 
 
 class EnsembleLayerNorm(nn.Module):
-    """LayerNorm with its own scale and shift per member: [K, B, D] → [K, B, D]."""
+    """LayerNorm with its own scale and shift per member."""
 
     def __init__(self, members: int, features: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(members, 1, features))
         self.bias = nn.Parameter(torch.zeros(members, 1, features))
 
-    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
-        return torch.addcmul(_pick(self.bias, members), F.layer_norm(x, x.shape[-1:]), _pick(self.weight, members))
+    def forward(self, xs: Sequence[Tensor], members: Tensor | None = None) -> list[Tensor]:
+        """As for `EnsembleLinear`, [B, D] each."""
+        parts = zip(xs, _pick(self.weight, members), _pick(self.bias, members), strict=True)
+        return [F.layer_norm(x, x.shape[-1:], weight[0], bias[0]) for x, weight, bias in parts]
 
 
-def _pick(parameter: Tensor, members: Tensor | None) -> Tensor:
-    return parameter if members is None else parameter[members]
+def _pick(parameter: Tensor, members: Tensor | None) -> Sequence[Tensor]:
+    return (parameter if members is None else parameter[members]).unbind(0)
 
 
 class EnsembleNormedLinear(nn.Module):
@@ -151,11 +158,11 @@ class EnsembleNormedLinear(nn.Module):
         self.norm = EnsembleLayerNorm(members, outputs)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
-        x = self.linear(x, members)
+    def forward(self, xs: Sequence[Tensor], members: Tensor | None = None) -> list[Tensor]:
+        xs = self.linear(xs, members)
         if self.dropout:
-            x = F.dropout(x, self.dropout, self.training)
-        return mish(self.norm(x, members))
+            xs = [F.dropout(x, self.dropout, self.training) for x in xs]
+        return [mish(x) for x in self.norm(xs, members)]
 
 
 class EnsembleMLP(nn.Module):
@@ -179,7 +186,7 @@ class EnsembleMLP(nn.Module):
     def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
         """[..., in] → [K, ..., out], or [k, ..., out] of the members whose indices [k] are given."""
         count = self.members if members is None else len(members)
-        y = x.flatten(0, -2).expand(count, -1, -1)
+        ys = [x.flatten(0, -2)] * count
         for layer in self.layers:
-            y = layer(y, members)
-        return y.unflatten(1, x.shape[:-1])
+            ys = layer(ys, members)
+        return torch.stack(ys).unflatten(1, x.shape[:-1])
