@@ -102,8 +102,8 @@ class NormedLinear(nn.Module):
         return self.activation(self.norm(self.linear(x)))
 
 
-# The layers of an ensemble hold the weights of all K members, stacked, and take and give one tensor [B, D] per member: on
-# a CPU that is faster than one batched product, and a member's numbers stay in the cache.
+# The layers of an ensemble hold the weights of all K members, stacked, and take and give one tensor [B, D] per member:
+# on a CPU that is faster than one batched product, and a member's numbers stay in the cache.
 
 
 class EnsembleLinear(nn.Module):
