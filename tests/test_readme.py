@@ -23,7 +23,7 @@ def test_the_readme_has_commands() -> None:
 def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workflow tests' project, finished results included, for the commands to change as they like."""
     folder = shutil.copytree(project, tmp_path_factory.mktemp("readme") / "project", symlinks=True)
-    for name in ("Makefile", "README.md", "requirements.lock", "tests"):
+    for name in ("Makefile", "README.md", "benchmarks", "requirements.lock", "tests"):
         (folder / name).symlink_to(ROOT / name)
     return folder
 
