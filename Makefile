@@ -1,6 +1,6 @@
 # make env        the environment .venv, as requirements.lock says
 # make test       the test suite             (PYTEST_ARGS="-k hopper" picks tests)
-# make reproduce  everything, and a report   (SCALE=test, demo, laptop or paper)
+# make reproduce  everything, and a report   (SCALE=test, demo, learning, laptop or paper)
 # make bench      speed, as ratios to plain implementations in the same run; the tables of docs/performance.md
 # make readme     the README's figures and numbers, from a finished demo (SCALE=learning: those of docs/learning.md)
 # make lint, make format                     checks and formatting of Python and Snakemake files

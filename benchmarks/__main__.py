@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import environments, sampling, updates
 from pwm.envs.vector import thread_count
+from pwm.runs import default_device
 from workflows.readme import fill
 
 PAGE = Path("docs/performance.md")
@@ -22,15 +23,12 @@ def machine() -> str:
 
 if __name__ == "__main__":
     argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__).parse_args()
-    text = PAGE.read_text(encoding="utf-8")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sections = {
-        "updates": lambda: f"{machine()} {updates.report(device)}",
+        "updates": lambda: f"{machine()} {updates.report(default_device())}",
         "sampling": sampling.report,
         "environments": environments.report,
     }
     for section, report in sections.items():
         found = report()
         print(f"\n{found}\n")
-        text = fill(text, section, found)
-    PAGE.write_text(text, encoding="utf-8")
+        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), section, found), encoding="utf-8")

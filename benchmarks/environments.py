@@ -71,9 +71,7 @@ def physics(task: str) -> Physics:
 
         env = load(task, seed=0)
         model = env.physics.model.ptr
-        return Physics(
-            model, round(env.control_timestep() / model.opt.timestep) * get_task(task).action_repeat, nothing
-        )
+        return Physics(model, round(env.control_timestep() / model.opt.timestep) * repeat, nothing)
     env = make_metaworld(task)
     return Physics(env.model, env.frame_skip * repeat, nothing)
 

@@ -5,10 +5,8 @@ counted while an update of ours runs; their rate is set against that of one larg
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.plain import PlainModel, PlainPolicy
-from benchmarks.timing import table
+from benchmarks.timing import ROUNDS, rates, table
 from pwm.agent import PolicyTrainer
 from pwm.config import ExtractConfig, PretrainConfig, WorldModelConfig
 from pwm.data.windows import Batch
@@ -26,7 +24,6 @@ from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.optimisation import compiled
 from pwm.nn.world_model import WorldModel
 
-ROUNDS = 3
 PRODUCT = 2048  # rows and columns of the matrices that the machine's rate is measured with
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 VERSIONS: dict[str, dict[str, Any]] = {
@@ -48,24 +45,20 @@ def versions(device: torch.device) -> dict[str, dict[str, Any]]:
     return VERSIONS
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for work that was only handed in."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def seconds(rivals: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, float]:
-    """Median time of a call of each, in turns, after one call each to warm up."""
-    taken: dict[str, list[float]] = {name: [] for name in rivals}
-    for call in range(rounds + 1):
-        for name, work in rivals.items():
-            synchronise(device)
-            began = time.perf_counter()
+    """Median time of a call of each, waiting for work on a GPU that is only handed in."""
+
+    def waited_for(work: Callable[[], object]) -> Callable[[], int]:
+        def call() -> int:
             work()
-            synchronise(device)
-            if call:
-                taken[name].append(time.perf_counter() - began)
-    return {name: median(times) for name, times in taken.items()}
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            return 1
+
+        return call
+
+    found = rates({name: waited_for(work) for name, work in rivals.items()}, rounds=rounds)
+    return {name: 1.0 / rate for name, rate in found.items()}
 
 
 def product_rates(device: torch.device) -> dict[str, float]:
@@ -167,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.updates", description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed calls of each")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="measurements of each")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print("\n" + report(torch.device(args.device), args.rounds))

@@ -61,19 +61,19 @@ def world_model_loss(
     z = model.unroll(model.encode(batch.obs[0], task), batch.action, task)
     weight = _weights(len(batch.action), config.rho, z)
     consistency = sum(
-        (rho * F.mse_loss(reached, seen, reduction="none").mean((1, 2))).sum()
-        for reached, seen, rho in _blocks(z[1:], next_z.detach(), weight)
+        (w * F.mse_loss(reached, seen, reduction="none").mean((1, 2))).sum()
+        for reached, seen, w in _blocks(z[1:], next_z.detach(), weight)
     )
     reward = sum(
-        (rho * model.reward_loss(model.reward_output(latent, action, task), r).mean(1)).sum()
-        for latent, action, r, rho in _blocks(z[:-1], batch.action, batch.reward, weight)
+        (w * model.reward_loss(model.reward_output(latent, action, task), r).mean(1)).sum()
+        for latent, action, r, w in _blocks(z[:-1], batch.action, batch.reward, weight)
     )
     loss = config.consistency_coef * consistency + config.reward_coef * reward
     terms = {"consistency_loss": consistency.detach(), "reward_loss": reward.detach()}
     if value_target is not None:
         value = sum(
-            (rho * model.q_loss(model.q_output(latent, action, task), y).mean((0, 2))).sum()
-            for latent, action, y, rho in _blocks(z[:-1], batch.action, value_target, weight)
+            (w * model.q_loss(model.q_output(latent, action, task), y).mean((0, 2))).sum()
+            for latent, action, y, w in _blocks(z[:-1], batch.action, value_target, weight)
         )
         loss = loss + config.value_coef * value
         terms["value_loss"] = value.detach()
