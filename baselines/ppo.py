@@ -52,8 +52,8 @@ def train(run: "Run") -> None:
 
     from pwm import envs
     from pwm.envs.sb3 import SB3VecEnv
-    from pwm.evaluate import curve_point, episode_seed
-    from pwm.sb3 import learn
+    from pwm.evaluate import episode_seed
+    from pwm.sb3 import train_baseline
 
     settings = config.validate(Settings, run.config.settings, "settings")
     env = SB3VecEnv(envs.make(run.config.task, settings.num_envs))
@@ -72,19 +72,9 @@ def train(run: "Run") -> None:
         **own,
     )
     normalised.seed(episode_seed("training", run.config.seed))  # the learner has seeded it with the bare run seed
-    points = run.config.evaluation.curve_points
-    progress = {"points": -1}
-
-    def evaluate_when_due(steps: int) -> None:
-        due = min(steps, settings.env_steps) * points // settings.env_steps
-        if due > progress["points"]:
-            progress["points"] = due
-            tensors = _tensors(learner)
-            curve_point(run, _policy(tensors, settings, run.config.task), steps, learner._n_updates)
-
-    learn(learner, env, run, settings.env_steps, evaluate_when_due, progress)
-    run.finish(Path("policy"), _tensors(learner), task=run.config.task)
-    env.close()
+    export = lambda: _tensors(learner)  # noqa: E731
+    make_policy = lambda tensors: _policy(tensors, settings, run.config.task)  # noqa: E731
+    train_baseline(learner, env, run, settings.env_steps, export, make_policy)
 
 
 def load_policy(folder: Path) -> Policy:

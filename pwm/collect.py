@@ -15,6 +15,7 @@ from pwm.config import DataConfig
 from pwm.data.episodes import EpisodeWriter
 from pwm.envs.tasks import Task, get_task
 from pwm.errors import UserError, exit_on_user_error
+from pwm.evaluate import episode_seed, evaluate
 from pwm.runs import Run
 
 NUM_ENVS = 20  # stepped together while a finished policy fills the data set
@@ -36,13 +37,14 @@ def collect(run: Run, out: Path) -> None:
     shares: list[Share] = [(None, mixture.random)]
     if mixture.expert:
         shares.append((_expert(task), mixture.expert))
-    replay = []
+    replay, alone = [], []
     if mixture.replay or mixture.checkpoints:
         from pwm.learners import train_learner
 
         policies, replay = train_learner(run, mixture.replay)
         each = np.diff(np.linspace(0, mixture.checkpoints, len(policies) + 1).round().astype(int))
         shares += zip(policies, each.tolist(), strict=True)
+        alone = [_mean_return(policy, run.config) for policy in policies if mixture.checkpoints]
     shares = [(policy, episodes) for policy, episodes in shares if episodes]
     total = len(replay) + sum(episodes for _, episodes in shares)
     writer = EpisodeWriter(out, task.name, task.observation_dim, task.action_dim, task.episode_length, total)
@@ -50,8 +52,14 @@ def collect(run: Run, out: Path) -> None:
         writer.add(*episode)
     if shares:
         _roll_out_shares(run.config, task, shares, writer)
-    writer.commit(settings.model_dump(mode="json"), run.config.seed)
+    writer.commit(settings.model_dump(mode="json"), run.config.seed, alone)
     run.discard_state()
+
+
+def _mean_return(policy: Callable[[np.ndarray], np.ndarray], data_config: DataConfig) -> float:
+    """Of a learnt policy without noise and bursts: what a policy extracted from the data is measured against."""
+    seed = episode_seed("final", data_config.seed)
+    return float(evaluate(lambda obs, first: policy(obs), data_config.task, NUM_ENVS, seed).returns.mean())
 
 
 def _expert(task: Task) -> Callable[[np.ndarray], np.ndarray]:

@@ -176,10 +176,9 @@ class ExtractConfig(Config):
         return self
 
 
-class SACLearner(Config):
-    """Soft actor-critic as the online learner whose replay and checkpoints go into a data set."""
+class SACSettings(Config):
+    """Soft actor-critic by stable-baselines3."""
 
-    algorithm: Literal["sac"] = "sac"
     env_steps: Positive = 20_000  # decisions, over all environments
     num_envs: Positive = 1
     updates_per_step: Rate = 1.0  # gradient steps a decision
@@ -187,6 +186,12 @@ class SACLearner(Config):
     batch_size: Positive = 256
     learning_rate: Rate = 1e-3
     random_steps: Positive = 1_000  # decisions before the first update
+
+
+class SACLearner(SACSettings):
+    """Soft actor-critic as the online learner whose replay and checkpoints go into a data set."""
+
+    algorithm: Literal["sac"] = "sac"
     checkpoints: Positive = 6  # kept at equal distances, the last one at the end
 
 

@@ -31,25 +31,12 @@ class Learnt(NamedTuple):
 
 def learn_sac(run: Run, settings: SACLearner, keep: int) -> Learnt:
     """Train SAC on the run's task; its replay is at most `keep` episodes."""
-    from stable_baselines3 import SAC
-
     from pwm.envs.sb3 import SB3VecEnv
-    from pwm.sb3 import learn
+    from pwm.sb3 import learn, make_sac
 
     recorder = Recorder(envs.make(run.config.task, settings.num_envs, run.config.seed), keep)
     env = SB3VecEnv(recorder)
-    learner = SAC(
-        "MlpPolicy",
-        env,
-        learning_rate=settings.learning_rate,
-        batch_size=settings.batch_size,
-        buffer_size=settings.env_steps,
-        learning_starts=settings.random_steps,
-        gradient_steps=max(round(settings.num_envs * settings.updates_per_step), 1),
-        policy_kwargs={"net_arch": list(settings.units)},
-        seed=run.config.seed,
-        device=run.device,
-    )
+    learner = make_sac(settings, env, run)
     marks = _marks(settings.env_steps, settings.checkpoints)
     kept: dict[str, list[dict]] = {"weights": []}
 

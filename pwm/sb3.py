@@ -1,14 +1,19 @@
-"""stable-baselines3's learners made resumable: what collection by SAC and the PPO baseline share."""
+"""stable-baselines3's learners made resumable: what collection by SAC and the baselines PPO and SAC share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
+from pwm.algorithms import Policy
+from pwm.config import SACSettings
 from pwm.envs.sb3 import SB3VecEnv
+from pwm.evaluate import curve_point
 from pwm.runs import Run
 
 BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
@@ -100,6 +105,50 @@ def learn(
             learner.learn(remaining, callback=BetweenRollouts(), reset_num_timesteps=state is None)
         bar.update(learner.num_timesteps - bar.n)
     between(learner.num_timesteps)
+
+
+def make_sac(settings: SACSettings, env: SB3VecEnv, run: Run) -> SAC:
+    """Soft actor-critic on `env`, seeded by the run, with a replay of all its steps."""
+    return SAC(
+        "MlpPolicy",
+        env,
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        buffer_size=settings.env_steps,
+        learning_starts=settings.random_steps,
+        gradient_steps=max(round(settings.num_envs * settings.updates_per_step), 1),
+        policy_kwargs={"net_arch": list(settings.units)},
+        seed=run.config.seed,
+        device=run.device,
+    )
+
+
+def train_baseline(
+    learner: BaseAlgorithm,
+    env: SB3VecEnv,
+    run: Run,
+    steps: int,
+    export: Callable[[], dict[str, torch.Tensor]],
+    make_policy: Callable[[dict[str, torch.Tensor]], Policy],
+) -> None:
+    """Train as `learn` does, with the points of the learning curve on the way, and finish the run.
+
+    Args:
+        learner, env, run, steps: of `learn`.
+        export: the tensors of the learner's deterministic policy.
+        make_policy: that policy from its tensors.
+    """
+    points, progress = run.config.evaluation.curve_points, {"points": -1}
+
+    def evaluate_when_due(done: int) -> None:
+        due = min(done, steps) * points // steps
+        if due > progress["points"]:
+            progress["points"] = due
+            curve_point(run, make_policy(export()), done, learner._n_updates)
+
+    learn(learner, env, run, steps, evaluate_when_due, progress)
+    run.finish(Path("policy"), export(), task=run.config.task)
+    env.close()
 
 
 def _attribute(learner: BaseAlgorithm, dotted: str) -> Any:

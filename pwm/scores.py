@@ -5,7 +5,7 @@ python -m pwm.scores --scale SCALE --out results/SCALE
 scores.csv    one row a run
 curves.csv    one row a learning-curve point
 expected.csv  one row a run that the scale's matrix lists, done or not
-data.csv      the mean and the best episode of every data set, in the columns of scores.csv
+data.csv      mean, best episode and best policy of every data set, in the columns of scores.csv
 """
 
 import argparse
@@ -27,6 +27,7 @@ EVALUATED = ["score", "return_mean", "return_std", "success_last", "success_any"
 TRAINED = ["env_steps", "updates", "train_wall_s"]
 SCORES = ["scale", *IDENTITY, *EVALUATED, *TRAINED, "eval_wall_s", "device", "simulator", "commit"]
 CURVES = ["scale", *IDENTITY, "env_steps", "updates", "wall_time_s", "return", "success"]
+PROMISE = ["start_value", "discounted_return"]  # of PWM alone: what the critic promises, what came of it
 
 
 def identity(scale: str, run: RunId) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def curve_rows(scale: str, run: RunId, folder: Path) -> pd.DataFrame:
     """A run's rows of curves.csv."""
     try:
         curve = pd.read_csv(folder / "metrics.csv")
-        return curve.assign(**identity(scale, run))[CURVES]
+        return curve.assign(**identity(scale, run))[CURVES].join(curve.reindex(columns=PROMISE))
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
@@ -54,7 +55,8 @@ def curve_rows(scale: str, run: RunId, folder: Path) -> pd.DataFrame:
 
 
 def data_rows(scale: str, suite: str, task: str, folder: Path) -> list[dict[str, Any]]:
-    """A data set's rows of data.csv: the mean and the best of its episodes, scored as a run's would be.
+    """A data set's rows of data.csv: the mean and the best of its episodes, and the best of the learnt policies that
+    acted in it, by itself; scored as a run's would be.
 
     There are none where the score is success and the data do not tell it. Its checksums were verified by whoever
     trained on it.
@@ -62,10 +64,13 @@ def data_rows(scale: str, suite: str, task: str, folder: Path) -> list[dict[str,
     meta = Episodes.open(folder, verify=False, expected_task=task).meta
     known, rule = meta.statistics, get_task(task).score
     returns = {"mean": known.return_mean, "best": known.return_max}
+    if meta.policy_returns:
+        returns["best_policy"] = max(meta.policy_returns)
     if rule != "success":
         score = {name: value / RETURN_UNIT[rule] for name, value in returns.items()}
     elif known.success_mean is not None:
         score = {"mean": known.success_mean, "best": float(known.success_mean > 0)}
+        returns.pop("best_policy", None)  # its success is not known
     else:
         return []
     return [
@@ -105,7 +110,7 @@ def collate(scale: str, out: Path, partial: bool) -> None:
     ]
     tables = {
         "scores": scores,
-        "curves": pd.concat(curves) if curves else pd.DataFrame(columns=CURVES),
+        "curves": pd.concat(curves) if curves else pd.DataFrame(columns=CURVES + PROMISE),
         "expected": pd.DataFrame([identity(scale, run) for run in folders])[IDENTITY],
         "data": pd.DataFrame(references, columns=SCORES),
     }

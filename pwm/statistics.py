@@ -25,6 +25,7 @@ RUN_KEYS = ["suite", "task", "algorithm", "variant", "seed"]  # what names a run
 SCORE_COLUMNS = ["scale", *RUN_KEYS, "score", "return_mean", "return_std", "success_last", "success_any", "episodes"]
 SCORE_COLUMNS += ["env_steps", "updates", "train_wall_s", "eval_wall_s", "device", "simulator", "commit"]
 CURVE_COLUMNS = ["scale", *RUN_KEYS, "env_steps", "updates", "wall_time_s", "return", "success"]
+CURVE_COLUMNS += ["start_value", "discounted_return"]  # PWM's own: what the critic promises, what came of it
 TEXT_COLUMNS = ("scale", "suite", "task", "algorithm", "variant", "device", "simulator", "commit")
 
 

@@ -63,7 +63,13 @@ def make_batch(horizon: int, size: int, tasks: int = 1, observation_dim: int = 5
     )
 
 
-def write_episodes(folder: Path, task: str, lengths: tuple[int, ...] = (9, 6, 12), seed: int = 0) -> Path:
+def write_episodes(
+    folder: Path,
+    task: str,
+    lengths: tuple[int, ...] = (9, 6, 12),
+    seed: int = 0,
+    policy_returns: tuple[float, ...] = (),
+) -> Path:
     """A data set of random numbers in the sizes of `task`."""
     sizes, rng = get_task(task), np.random.default_rng(seed)
     observation_dim, action_dim = sizes.observation_dim, sizes.action_dim
@@ -71,7 +77,7 @@ def write_episodes(folder: Path, task: str, lengths: tuple[int, ...] = (9, 6, 12
     for n in lengths:
         action = rng.uniform(-1, 1, (n, action_dim))
         writer.add(rng.normal(size=(n + 1, observation_dim)), action, rng.normal(size=n), terminated=False)
-    writer.commit({"behaviour": "made up"}, seed)
+    writer.commit({"behaviour": "made up"}, seed, policy_returns)
     return folder
 
 

@@ -12,7 +12,8 @@ MATRIX = {
     "locomotion": {"hopper": [("pwm", "default"), ("pwm", "no-simnorm"), ("shac", "default"), ("ppo", "default")]},
     "mt30": {task: [("pwm", "default"), ("pwm", "multitask"), ("tdmpc2", "default")] for task in DMCONTROL},
 }
-REFERENCES = [("random", "default"), ("data", "mean"), ("data", "best")]  # measured once, no contestants
+# Measured once, no contestants.
+REFERENCES = [("random", "default"), ("data", "mean"), ("data", "best"), ("data", "best_policy")]
 
 
 def make_runs(matrix: dict, seeds: int) -> pd.DataFrame:
@@ -49,7 +50,10 @@ def make_curves(scores: pd.DataFrame, points: int = 12) -> pd.DataFrame:
         curve["wall_time_s"] = share * (400 if offline else 900) + rng.uniform(0, 20)
         curve["return"] = run.return_mean * (1 - np.exp(-4 * share)) + rng.normal(0, 15, points)
         keys = {key: getattr(run, key) for key in ("scale", *RUN_KEYS)}
-        curves.append(curve.assign(**keys, success=np.nan))
+        promise = {"start_value": np.nan, "discounted_return": np.nan}
+        if run.algorithm == "pwm":
+            promise = {"start_value": 60.0 * share + run.seed, "discounted_return": 40.0 * share}
+        curves.append(curve.assign(**keys, **promise, success=np.nan))
     return pd.concat(curves)[CURVE_COLUMNS] if curves else pd.DataFrame(columns=CURVE_COLUMNS)
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scipy import stats
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 from support import refusal, run_config
 
-from baselines import ppo, random
+from baselines import ppo, random, sac
 from pwm import algorithms
 from pwm.config import Config, dump
 from pwm.envs.tasks import SUITES, get_task
@@ -25,6 +25,9 @@ from pwm.runs import Run
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = sorted(file.stem for file in (ROOT / "baselines").glob("[!_]*.py"))
 PPO_SETTINGS = {"env_steps": 400, "num_envs": 4, "n_steps": 50, "batch_size": 50, "n_epochs": 2, "units": [12, 8]}
+
+
+SAC_SETTINGS = {"env_steps": 400, "num_envs": 4, "random_steps": 200, "units": [12, 8], "batch_size": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +89,29 @@ def test_ppos_policy_is_the_librarys_own(tmp_path, task, monkeypatch):
     assert np.abs(expected).max() <= 1 and expected.std() > 1e-3
     raw, _ = learner.predict(obs, deterministic=True)
     assert np.abs(raw - expected).max() > 1e-3  # without normalisation it would be another policy
+
+
+@pytest.mark.parametrize("task", ["hopper", "cartpole-swingup"])
+def test_sacs_policy_is_the_librarys_own(tmp_path, task, monkeypatch):
+    """A short training; then the exported network against `SAC.predict`, also far off the data."""
+    learners = []
+
+    class Recorded(SAC):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            learners.append(self)
+
+    monkeypatch.setattr("pwm.sb3.SAC", Recorded)
+    run = Run(tmp_path / "run", run_config(task, "sac", **SAC_SETTINGS))
+    sac.train(run)
+    rows = pd.read_csv(run.out / "metrics.csv")
+    assert rows["env_steps"].tolist() == [0, 200, 400] and rows["updates"].tolist() == [0, 0, 200]
+    size = get_task(task).observation_dim
+    obs = (3 * np.random.default_rng(0).normal(size=(200, size))).astype(np.float32)
+    expected, _ = learners[0].predict(obs, deterministic=True)
+    exported = algorithms.load_policy("sac", run.out / "policy")
+    np.testing.assert_allclose(exported(obs, np.zeros(200, bool)), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(expected).max() <= 1 and expected.std() > 1e-3
 
 
 def test_ppos_actions_are_clipped():

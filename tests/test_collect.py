@@ -13,6 +13,7 @@ from pwm.collect import NUM_ENVS, collect
 from pwm.config import CollectConfig, DataConfig, validate
 from pwm.data.episodes import Episodes
 from pwm.envs.metaworld import scripted_expert
+from pwm.evaluate import episode_seed
 from pwm.learners import train_learner
 from pwm.model_learning import ModelTrainer
 from pwm.runs import Run
@@ -209,7 +210,7 @@ def test_random_collection(tmp_path):
     data = run_collect(tmp_path, mixture={"random": NUM_ENVS + 3})
     assert len(data.length) == NUM_ENVS + 3 and data.meta.seed == 2
     assert data.meta.collector["mixture"] == {"random": NUM_ENVS + 3, "expert": 0, "replay": 0, "checkpoints": 0}
-    assert data.meta.statistics.success_mean is None
+    assert data.meta.statistics.success_mean is None and data.meta.policy_returns == []
     steps = np.concatenate([row[:n] for row, n in zip(data.action, data.length, strict=True)])
     assert abs(steps.mean()) < 0.05 and steps.std() == pytest.approx(3**-0.5, rel=0.05)  # uniform on [−1, 1]
     again = run_collect(tmp_path / "again", mixture={"random": NUM_ENVS + 3})
@@ -244,9 +245,17 @@ def test_a_mixture_has_every_behaviours_share(tmp_path, monkeypatch, learner):
     assert len({call[1] for call in calls}) == 4 and calls[1][2] == ([0.0, 0.5] * 6)[:11]
     assert len({str(call[3]) for call in calls}) == 4
     config = DataConfig(scale="test", task="hopper", seed=2, settings=validate(CollectConfig, data.meta.collector, ""))
-    replay = train_learner(
-        Run(tmp_path / "alone", config), keep=1000
-    ).replay  # the same learner once more, all its episodes
+    # The same learner once more, all its episodes.
+    policies, replay = train_learner(Run(tmp_path / "alone", config), keep=1000)
+    env, returns = envs.make("hopper", NUM_ENVS), np.zeros((3, NUM_ENVS))
+    for k, policy in enumerate(policies):  # each by itself, without noise, until it falls
+        obs, _ = env.reset(seed=episode_seed("final", 2))
+        alive = np.ones(NUM_ENVS, bool)
+        while alive.any():
+            obs, reward, terminated, truncated, _ = env.step(policy(obs))
+            returns[k] += alive * reward
+            alive &= ~(terminated | truncated)
+    assert data.meta.policy_returns == pytest.approx(returns.mean(axis=1), rel=1e-5)
     assert len(replay) > 2
     for row, episode in enumerate(replay[-2:]):
         steps = len(episode.reward)

@@ -175,8 +175,8 @@ MISTAKES = [
     ("      ppo: {default: {gamma", "      pppo: {default: {gamma", ["'pppo'", "'ppo'"]),
     (
         "        ppo: {default: {units",
-        "        sac: {default: {units",
-        ["cheetah-run", "'sac'", "collect, ppo, pwm, world_models"],
+        "        shac: {default: {units",
+        ["cheetah-run", "'shac'", "collect, ppo, pwm, world_models"],
     ),
     ("pwm: {default: {horizon: 2", "pwm: {defalt: {horizon: 2", ["cheetah-run", "'defalt'", "default, multitask"]),
     ("extract: {gpu: 1}", "extrct: {gpu: 1}", ["resources", "'extrct'", "extract"]),

@@ -200,7 +200,7 @@ def test_damaged_meta(folder):
     for text in (b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100000):
         path.write_bytes(text)
         assert f"{path} is damaged" in refusal(folder)
-    for key in good:
+    for key in good.keys() - {"policy_returns"}:  # older sets have none
         path.write_text(json.dumps({name: value for name, value in good.items() if name != key}))
         assert f"{key}: Field required" in refusal(folder)
     bad = {

@@ -10,6 +10,7 @@ from support import refusal, write_episodes
 from pwm import scores
 from pwm.data.episodes import Episodes, EpisodeWriter
 from pwm.matrix import Matrix, RunId
+from pwm.scores import PROMISE
 
 SCALE = """
 suites:
@@ -75,7 +76,7 @@ def test_scores_have_a_row_a_run(out):
 def test_curves_have_a_row_a_point(out):
     scores.collate("small", out, partial=False)
     table = read(out, "curves")
-    assert list(table)[6:] == ["env_steps", "updates", "wall_time_s", "return", "success"]
+    assert list(table)[6:] == ["env_steps", "updates", "wall_time_s", "return", "success", *PROMISE]
     second = table[(table["task"] == "hopper") & (table["seed"] == 1)]
     assert second["return"].tolist() == [1.0, 101.0, 202.0] and second["wall_time_s"].tolist() == [0.0, 1.5, 2.5]
     assert second["env_steps"].tolist() == [0, 320, 640] and len(table) == 9
@@ -103,9 +104,15 @@ def test_data_of_success_tasks_are_scored_by_success(tmp_path, successes, scores
     writer = EpisodeWriter(tmp_path / "set", "mw-push", 39, 4, 100, 4)
     for success in successes:
         writer.add(np.zeros((101, 39)), np.zeros((100, 4)), np.ones(100), terminated=False, success=success)
-    writer.commit({}, 0)
+    writer.commit({}, 0, policy_returns=[7.0])
     rows = scores.data_rows("small", "mt80", "mw-push", tmp_path / "set")
     assert [row["score"] for row in rows] == scores_told and all(row["return_mean"] == 100 for row in rows)
+
+
+def test_the_best_policy_of_a_data_set_is_scored(tmp_path):
+    write_episodes(tmp_path / "set", "cartpole-swingup", policy_returns=(30.0, 250.0, 240.0))
+    rows = {row["variant"]: row for row in scores.data_rows("small", "mt30", "cartpole-swingup", tmp_path / "set")}
+    assert rows["best_policy"]["return_mean"] == 250.0 and rows["best_policy"]["score"] == 0.25
 
 
 def test_missing_runs_are_refused_or_named(out, capsys):

@@ -10,7 +10,7 @@ from synthetic_results import arguments, write_results
 
 from pwm import statistics
 from workflows.results import read_results
-from workflows.tables import aggregates, common, per_task_scores
+from workflows.tables import aggregates, common, extraction, per_task_scores
 
 MISSING = (
     "task == 'cheetah-run' and variant == 'multitask'",
@@ -62,6 +62,23 @@ def test_per_task_scores_by_hand(partial, tmp_path, monkeypatch):
     assert (hopper[column["Unit"]], walker_row[column["Unit"]]) == ("return", "return / 1000")
 
 
+def test_extraction_by_hand(partial, tmp_path, monkeypatch):
+    written = write(extraction, partial, tmp_path / "extraction", monkeypatch)
+    scores, numbers = pd.read_csv(partial["scores"]), pd.read_csv(tmp_path / "extraction.csv")
+    data = pd.read_csv(partial["data"]).query("task == 'walker-walk'").set_index("variant")["score"]
+    row = numbers.query("task == 'walker-walk' and variant == 'default'").iloc[0]
+    walker = scores.query("task == 'walker-walk' and algorithm == 'pwm' and variant == 'default'")
+    assert row["of_best_policy"] == pytest.approx(walker.score.mean() / data["best_policy"], rel=1e-6)
+    assert (row["best"], row["minutes"]) == pytest.approx((data["best"], walker.train_wall_s.max() / 60), rel=1e-6)
+    assert row["promised"] == pytest.approx(np.mean([60 / 40, 61 / 40, 62 / 40]), rel=1e-6)  # as the curves end
+    assert (row["tdmpc2"], row["pwm"]) == (0.979, 0.9858)  # results/published/scores.csv
+    hopper = numbers.query("task == 'hopper'").iloc[0]
+    assert np.isnan(hopper["tdmpc2"])  # another simulator's return
+    lines = {(line[1], line[5]): line for line in rows_of(written["md"])}
+    assert lines["walker-walk", "default"][6] == f"{walker.score.mean():.3f} ± {walker.score.std():.3f} (3)"
+    assert lines["cheetah-run", "multitask"][6:10] == ["not run (0/3)", "–", "–", "–"]
+
+
 def test_meta_world_scores_are_success():
     assert per_task_scores.unit_of("mt80", "mw-push") == "success"
     assert per_task_scores.unit_of("mt80", "walker-run") == "return / 1000"
@@ -106,7 +123,7 @@ def test_raw_returns_have_no_gap_and_the_note_says_why(tmp_path, monkeypatch):
     assert "PPO's mean score on hopper is -5" in written["md"]
 
 
-@pytest.mark.parametrize("module", [per_task_scores, aggregates])
+@pytest.mark.parametrize("module", [per_task_scores, aggregates, extraction])
 def test_same_data_same_bytes_and_latex_that_compiles(module, partial, tmp_path, monkeypatch):
     first = write(module, partial, tmp_path / "a" / "table", monkeypatch)
     assert write(module, partial, tmp_path / "b" / "table", monkeypatch) == first

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -61,6 +62,7 @@ class Meta(BaseModel):
     statistics: Statistics
     versions: dict[str, str]
     sha256: Annotated[dict[FileName, str], Field(min_length=len(FILES))]
+    policy_returns: list[FiniteFloat] = []  # mean return of each learnt policy that acted, by itself: without noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,10 +141,8 @@ class EpisodeWriter:
         self._folder = Path(folder).resolve()
         self._staging = self._folder.with_name(f"{self._folder.name}.tmp")
         self._task = task
-        self._observation_dim = observation_dim
-        self._action_dim = action_dim
-        self._episode_length = episode_length
-        self._episodes = episodes
+        self._observation_dim, self._action_dim = observation_dim, action_dim
+        self._episode_length, self._episodes = episode_length, episodes
         self._count = 0
         self._success: list[bool | None] = []
         shapes = _shapes(episodes, episode_length, observation_dim, action_dim)
@@ -158,9 +158,8 @@ class EpisodeWriter:
             self._arrays = {name: _create_array(self._staging / name, shape) for name, shape in shapes.items()}
         except OSError as error:
             shutil.rmtree(self._staging, ignore_errors=True)
-            raise UserError(
-                f"{self._folder}: cannot be written: {error.strerror}; mend that or name another"
-            ) from error
+            reason = f"cannot be written: {error.strerror}"
+            raise UserError(f"{self._folder}: {reason}; mend that or name another") from error
 
     def add(
         self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, terminated: bool, success: bool | None = None
@@ -173,8 +172,7 @@ class EpisodeWriter:
         """
         if self._count == self._episodes:
             raise ValueError(f"{self._folder}: already holds the {self._episodes} episodes announced")
-        steps = len(reward)
-        if not 1 <= steps <= self._episode_length:
+        if not 1 <= (steps := len(reward)) <= self._episode_length:
             raise ValueError(f"an episode has 1 to {self._episode_length} steps, not {steps}")
         rows = {
             "obs.npy": _finite("obs", obs, (steps + 1, self._observation_dim)),
@@ -188,10 +186,11 @@ class EpisodeWriter:
         self._success.append(success)
         self._count += 1
 
-    def commit(self, collector: JsonValue, seed: int) -> None:
+    def commit(self, collector: JsonValue, seed: int, policy_returns: Sequence[float] = ()) -> None:
         """Make the set durable and show it under its name; one that stood there goes once this one is complete.
 
-        `collector`: a JSON value describing the behaviour that acted. Raises `ValueError` where episodes are missing.
+        `collector`: a JSON value describing the behaviour that acted; `policy_returns`: as in `Meta`.
+        Raises `ValueError` where episodes are missing.
         """
         if self._count != self._episodes:
             raise ValueError(f"{self._folder}: {self._count} of the {self._episodes} episodes announced were added")
@@ -210,6 +209,7 @@ class EpisodeWriter:
             statistics=self._statistics(),
             versions=_versions(),
             sha256={name: _sha256(self._staging / name) for name in FILES},
+            policy_returns=list(policy_returns),
         )
         text = json.dumps(meta.model_dump(), indent=2, allow_nan=False)
         (self._staging / META).write_text(text + "\n", encoding="utf-8")

@@ -27,7 +27,16 @@ SHARED_CODE = {
         code(f"{path}.py")
         for path in ("pwm/statistics", "workflows/results", "workflows/figures/style", "workflows/figures/_curves")
     ],
-    "tables": [code(f"{path}.py") for path in ("pwm/statistics", "workflows/results", "workflows/tables/common")],
+    "tables": [
+        code(path)
+        for path in (
+            "pwm/statistics.py",
+            "workflows/results.py",
+            "workflows/tables/common.py",
+            "workflows/tables/per_task_scores.py",
+            "results/published/scores.csv",
+        )
+    ],
 }
 
 
