@@ -42,7 +42,8 @@ class SuiteConfig(Config):
     model_seeds: Positive = 1  # of each world model; run seed k uses model seed k modulo this
     collect: Settings = Field(default_factory=dict)
     world_models: dict[str, Settings] = Field(default_factory=dict)  # variant: settings
-    algorithms: Annotated[dict[str, dict[str, Settings]], Field(min_length=1)]  # algorithm: variant: settings
+    # algorithm: variant: settings, and `only`: the tasks that it runs on where these are not all
+    algorithms: Annotated[dict[str, dict[str, Settings]], Field(min_length=1)]
 
 
 class ScaleConfig(Config):
@@ -252,7 +253,8 @@ class Matrix:
         for algorithm, variants in settings.algorithms.items():
             cls = algorithms.settings_class(algorithm)
             for variant, changes in variants.items():
-                for task in settings.tasks:
+                changes, tasks = self._split_only(suite, settings, changes, f"{algorithm}.{variant}")
+                for task in tasks:
                     where = f"{self.file}: suites.{suite}.algorithms.{algorithm}.{variant} ({task})"
                     own = _own_settings(settings, task, algorithm, variant, where)
                     resolved = config.validate(cls, merge(changes, own), where)
@@ -271,6 +273,19 @@ class Matrix:
                             settings=resolved.model_dump(mode="json"),
                             evaluation=self.config.evaluation,
                         )
+
+
+    def _split_only(
+        self, suite: str, settings: SuiteConfig, changes: Settings, variant: str
+    ) -> tuple[Settings, list[str]]:
+        """A variant's settings without `only`, and the tasks it runs on."""
+        known = [*settings.tasks]
+        tasks = changes.get("only", known)
+        for task in tasks if isinstance(tasks, list) and tasks else [tasks]:
+            if task not in known:
+                where = f"{self.file}: suites.{suite}.algorithms.{variant}"
+                raise UserError(f"{where}: only must list tasks of the suite, got '{task}'; correct it")
+        return {name: value for name, value in changes.items() if name != "only"}, tasks
 
 
 def _own_settings(settings: SuiteConfig, task: str, section: str, variant: str, where: str) -> Settings:
