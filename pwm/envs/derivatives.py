@@ -163,6 +163,11 @@ class InverseDynamics:
         return moment, now, (gain(speed + EPSILON * change) - now) / EPSILON, inertia - h * derivative
 
 
+def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a × b of `[..., 3]`, without what makes NumPy's slow on short arrays."""
+    return a[..., [1, 2, 0]] * b[..., [2, 0, 1]] - a[..., [2, 0, 1]] * b[..., [1, 2, 0]]
+
+
 class Tangent:
     """Where a model's coordinates lie, and what integration over a time step does to cotangents, exactly.
 
@@ -185,7 +190,7 @@ class Tangent:
         out[:, self._plain_v] = cotangent[:, self._plain_q]
         quaternion, g = qpos[:, self._quaternion], cotangent[:, self._quaternion]
         w, u = quaternion[..., :1], quaternion[..., 1:]
-        out[:, self._rotation] = 0.5 * (w * g[..., 1:] - g[..., :1] * u + np.cross(g[..., 1:], u))
+        out[:, self._rotation] = 0.5 * (w * g[..., 1:] - g[..., :1] * u + cross(g[..., 1:], u))
         return out
 
     def out_of(self, qpos: np.ndarray, cotangent: np.ndarray) -> np.ndarray:
@@ -194,7 +199,7 @@ class Tangent:
         out[:, self._plain_q] = cotangent[:, self._plain_v]
         quaternion, t = qpos[:, self._quaternion], cotangent[:, self._rotation]
         w, u = quaternion[..., :1], quaternion[..., 1:]
-        parts = [-(u * t).sum(-1, keepdims=True), w * t + np.cross(u, t)]
+        parts = [-(u * t).sum(-1, keepdims=True), w * t + cross(u, t)]
         out[:, self._quaternion] = 2.0 * np.concatenate(parts, axis=-1)
         return out
 
@@ -207,16 +212,16 @@ class Tangent:
             cotangent: `[N, nv]`.
         """
         of_position, of_velocity = cotangent.copy(), h * cotangent
-        phi, g = h * velocity[:, self._rotation], cotangent[:, self._rotation]
-        angle2 = (phi**2).sum(-1, keepdims=True)
-        angle = np.sqrt(angle2)
-        sine, half = np.sinc(angle / np.pi), 0.5 * np.sinc(angle / (2 * np.pi)) ** 2  # sin x / x, (1 − cos x) / x²
-        with np.errstate(invalid="ignore"):
-            third = np.where(angle2 > 1e-6, (1.0 - sine) / angle2, 1 / 6 - angle2 / 120)  # (x − sin x) / x³
-        once = np.cross(phi, g)
-        twice = np.cross(phi, once)
-        of_position[:, self._rotation] = g + sine * once + half * twice  # R g
-        of_velocity[:, self._rotation] = h * (g + half * once + third * twice)  # h Jᵀ g
+        if self._rotation.size:
+            phi, g = h * velocity[:, self._rotation], cotangent[:, self._rotation]
+            angle2 = (phi**2).sum(-1, keepdims=True)
+            angle = np.sqrt(angle2)
+            sine, half = np.sinc(angle / np.pi), 0.5 * np.sinc(angle / (2 * np.pi)) ** 2  # sin x / x, (1 − cos x) / x²
+            third = np.where(angle2 > 1e-6, (1.0 - sine) / angle2.clip(1e-6), 1 / 6 - angle2 / 120)  # (x − sin x) / x³
+            once = cross(phi, g)
+            twice = cross(phi, once)
+            of_position[:, self._rotation] = g + sine * once + half * twice  # R g
+            of_velocity[:, self._rotation] = h * (g + half * once + third * twice)  # h Jᵀ g
         return of_position, of_velocity
 
 
