@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pwm.runs import Run
 
 SUITES = ("locomotion", "stiffness")
-EXPLODING = 1000.0  # norms of the actor's gradient beyond it are counted
+EXPLODING = 10.0  # gradients of an environment's return beyond so many times the median's norm are counted
 
 
 class Settings(Config):
@@ -40,6 +40,7 @@ class Settings(Config):
     final_lr: Rate = 1e-5  # both reach it linearly
     betas: tuple[Share, Share] = (0.7, 0.95)
     actor_grad_norm: Rate = 1.0
+    limit_exploding: bool = False  # to `EXPLODING` times the median, before the actor's whole gradient is clipped
     critic_grad_norm: Rate = 100.0
     critic_passes: Positive = 16
     critic_minibatches: Positive = 4
@@ -66,7 +67,7 @@ class Learner:
         self.actor_optimiser = Adam(self.actor.parameters(), settings.actor_lr, settings.betas, fused=True)
         self.critic_optimiser = Adam(self.critic.parameters(), settings.critic_lr, settings.betas, fused=True)
         self.moments = RunningMeanStd(shape=(env.task.observation_dim,))
-        self.updates = self.exploded = 0
+        self.updates = 0
 
     @property
     def env_steps(self) -> int:
@@ -76,11 +77,12 @@ class Learner:
     def update(self) -> dict[str, "Tensor | float"]:
         """One epoch: H steps in every environment, an actor step along their gradient, the critics' passes.
 
-        The actor ascends Σ_{h<H} γ^h r_h + γ^H min_k V_k(s_H) a step and environment, in segments where episodes end.
+        The actor ascends Σ_{h<H} γ^h r_h + γ^H min_k V_k(s_H) a step and environment, in segments where episodes end:
+        dJ/dθ = Σ_h (dJ/da_h) ∂π(s_h)/∂θ, the first factor through the simulator and the policy's later actions.
 
         Returns:
             Metrics: mean return of the window (`value`), losses, gradient norms before clipping, the number of
-            exploding ones so far, and the share of saturated actions (|a| > 0.99).
+            environments whose gradient exploded (`exploding`), and the share of saturated actions (|a| > 0.99).
         """
         import torch
 
@@ -93,19 +95,22 @@ class Learner:
         for optimiser, start in ((self.actor_optimiser, own.actor_lr), (self.critic_optimiser, own.critic_lr)):
             optimiser.param_groups[0]["lr"] = linear_decay(start, own.final_lr, progress)
         parameters = list(self.actor.parameters())
-        with frozen(self.critic):
-            obs, action, reward, final, ends, terminated = self._roll_out()
+        noise = torch.randn(own.horizon, *self.env.action_space.shape).to(self.device)
+        with frozen(self.actor, self.critic):
+            obs, action, reward, final, ends, terminated = self._roll_out(noise)
             value = self.critic.minimum(final.flatten(0, 1)).view_as(reward) * (1.0 - terminated)
             returns = horizon_return(reward, value, ends, own.gamma)
-            gradients = torch.autograd.grad(-returns.mean() / own.horizon, parameters)
+            ascent = torch.stack(torch.autograd.grad(returns.sum() / (returns.numel() * own.horizon), action))
+        ascent, exploding = self._limited(ascent)
+        obs = obs.detach().flatten(0, 1)
+        gradients = torch.autograd.grad(self.actor(obs, noise.flatten(0, 1)), parameters, -ascent.flatten(0, 1))
         actor_norm = apply_gradients(self.actor_optimiser, parameters, gradients, own.actor_grad_norm)
         self.actor.clamp_log_std()
-        self.exploded += int(actor_norm > EXPLODING)
         target = td_lambda(reward.detach(), value.detach(), ends, own.gamma, own.td_lambda)
         loss, critic_norm = fit_critic(
             lambda x, goal: critic_loss(self.critic, x, goal),
             self.critic_optimiser,
-            obs.detach().flatten(0, 1),
+            obs,
             target.flatten(),
             own,
         )
@@ -115,12 +120,22 @@ class Learner:
             "critic_loss": loss,
             "actor_grad_norm": actor_norm,
             "critic_grad_norm": critic_norm,
-            "exploded": self.exploded,
-            "saturation": (action.detach().abs() > 0.99).float().mean(),
+            "exploding": exploding,
+            "saturation": (torch.stack(action).detach().abs() > 0.99).float().mean(),
         }
 
-    def _roll_out(self) -> "tuple[Tensor, ...]":
-        """H steps with gradients: observations acted on, actions, rewards, observations reached, ends, terminated.
+    def _limited(self, ascent: "Tensor") -> "tuple[Tensor, Tensor]":
+        """Gradients of returns with respect to actions [H, N, A], limited by environment if that is set, and the number
+        of those beyond the limit."""
+        norm = ascent.square().sum((0, 2)).sqrt()
+        limit = EXPLODING * norm.median()
+        if self.settings.limit_exploding:
+            ascent = ascent * (limit / norm.clamp(min=1e-30)).clamp(max=1.0).unsqueeze(-1)
+        return ascent, (norm > limit).sum()
+
+    def _roll_out(self, noise: "Tensor") -> "tuple[Tensor, ...]":
+        """H steps with gradients: observations acted on [H, N, O], actions (a list of H, each of which acts on
+        what follows), rewards, observations reached, ends, terminated.
 
         Observations are normalised by the moments of all windows before, which then take in those of this one.
         """
@@ -128,17 +143,19 @@ class Learner:
 
         mean, var = (torch.from_numpy(x.copy()).float() for x in (self.moments.mean, self.moments.var))
         normalise = lambda x: ((x - mean) / (var + 1e-5).sqrt()).to(self.device)  # noqa: E731
-        raw, seen, steps = self.env.begin_window(), [], []
-        for epsilon in torch.randn(self.settings.horizon, *self.env.action_space.shape):
+        raw, seen, actions, steps = self.env.begin_window(), [], [], []
+        for epsilon in noise:
             obs = normalise(raw)
-            action = self.actor(obs, epsilon.to(self.device))
+            action = self.actor(obs, epsilon)
+            actions.append(action if action.requires_grad else action.requires_grad_())
             seen.append(raw.detach().numpy())
             raw, reward, terminated, truncated, final = self.env.advance(action.cpu())
             parts = (reward, terminated + truncated, terminated)
             reward, ends, terminated = (x.to(self.device) for x in parts)
-            steps.append((obs, action, reward, normalise(final), ends, terminated))
+            steps.append((obs, reward, normalise(final), ends, terminated))
         self.moments.update(np.concatenate(seen))
-        return tuple(torch.stack(parts) for parts in zip(*steps, strict=True))
+        obs, *rest = (torch.stack(parts) for parts in zip(*steps, strict=True))
+        return obs, actions, *rest
 
     def tensors(self) -> "dict[str, Tensor]":
         """What the deterministic policy needs."""
@@ -157,7 +174,6 @@ class Learner:
             "moments": [torch.from_numpy(self.moments.mean), torch.from_numpy(self.moments.var), self.moments.count],
             "env": {name: torch.from_numpy(value) for name, value in self.env.state().items()},
             "updates": self.updates,
-            "exploded": self.exploded,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -167,7 +183,7 @@ class Learner:
         mean, var, self.moments.count = state["moments"]
         self.moments.mean, self.moments.var = mean.cpu().numpy(), var.cpu().numpy()
         self.env.restore({name: value.cpu().numpy() for name, value in state["env"].items()})
-        self.updates, self.exploded = state["updates"], state["exploded"]
+        self.updates = state["updates"]
 
 
 def train(run: "Run") -> None:

@@ -90,18 +90,25 @@ def test_observations_are_normalised_by_all_windows_before() -> None:
     learner = make_learner()
     seen = learner.env.begin_window().numpy()
     mean, var = learner.moments.mean.copy(), learner.moments.var.copy()
-    obs, *_ = learner._roll_out()
+    obs, *_ = learner._roll_out(torch.randn(6, 4, 3))
     np.testing.assert_allclose(obs[0].detach(), (seen - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
     assert learner.moments.count == pytest.approx(2 * 6 * 4, abs=1e-3)
 
 
-def test_exploding_gradients_are_counted_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shac, "EXPLODING", 0.0)
+def test_the_actors_gradient_is_clipped_and_reported_unclipped() -> None:
     learner = make_learner(actor_grad_norm=1e-3)
-    metrics = learner.update()
-    assert metrics["exploded"] == 2 and metrics["actor_grad_norm"] > 1e-2
+    assert learner.update()["actor_grad_norm"] > 1e-2
     clipped = sum(float(p.grad.square().sum()) for p in learner.actor.parameters()) ** 0.5
     assert clipped == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("limit", [False, True])
+def test_exploding_gradients_are_counted_and_limited(limit: bool) -> None:
+    learner = make_learner(limit_exploding=limit)
+    ascent = torch.ones(6, 4, 3) * torch.tensor([1.0, 2.0, 3.0, 50.0]).view(1, 4, 1)
+    found, exploding = learner._limited(ascent)
+    assert exploding == 1 and torch.equal(found[:, :3], ascent[:, :3])
+    torch.testing.assert_close(found[:, 3], torch.full((6, 3), 20.0 if limit else 50.0))
 
 
 def test_a_run_ends_with_the_learners_policy(tmp_path, monkeypatch) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from pwm.errors import UserError
 
+# Deviation D18: the paper's simulator, dflex, differentiates its own semi-implicit steps and smooth contacts.
 # Of the finite differences: larger ones err by curvature, smaller ones by rounding. A contact that appears within it
 # spoils a column of ∂F/∂q.
 EPSILON = 3e-8
