@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import environments, sampling, updates
+from benchmarks import environments, gradients, sampling, updates
 from pwm.envs.vector import thread_count
 from pwm.runs import default_device
 from workflows.readme import fill
@@ -27,6 +27,7 @@ if __name__ == "__main__":
         "updates": lambda: f"{machine()} {updates.report(default_device())}",
         "sampling": sampling.report,
         "environments": environments.report,
+        "gradients": gradients.report,
     }
     for section, report in sections.items():
         found = report()
