@@ -188,8 +188,8 @@ def _learn(run: "Run", settings: Settings) -> None:
         # 8. An update a decision; as many as there were random decisions come at once, before the model first acts.
         while world.env_steps < max(random_steps, update + 1):
             player.step()
-        # Deviation D22: a termination ends the value's target, but no head learns to predict it, so that plans look
-        # three steps past it; TD-MPC2's later code has one.
+        # Deviation D22: a termination ends the value's target, but plans do not foresee it: no head learns to predict
+        # it, as in TD-MPC2's later code.
         batch = to_device(world.replay.sample(settings.batch_size, settings.horizon), run.device)
         metrics, done = trainer.update(batch, 0.0), update + 1
         run.watch(done, metrics)

@@ -43,9 +43,9 @@ def plans(environments: int, device: torch.device, **sizes: int) -> dict[str, Ca
     return {"plain": partial(PlainPlanner(planners["float32"]).plan, z, task)} | ours
 
 
-def updates(device: torch.device) -> dict[str, Callable[[], object]]:
-    """An update of the model, with Q-functions and policy prior, on 256 windows of 3 steps."""
-    rivals = model_updates("5", "single", 256, device, HORIZON)
+def updates(device: torch.device, batch_size: int = 256) -> dict[str, Callable[[], object]]:
+    """An update of the model, with Q-functions and policy prior, on windows of 3 steps."""
+    rivals = model_updates("5", "single", batch_size, device, HORIZON)
     return {name: work for name, work in rivals.items() if name in ("plain", *PRECISIONS)}
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support import TINY, make_model, model_config, refusal, run_config
+from test_resume import killed_and_resumed, same_files, unbroken
 
 from baselines import tdmpc2
 from baselines.tdmpc2 import Planning, Settings
@@ -316,3 +317,14 @@ def test_what_is_refused(tmp_path):
     check = lambda settings: lambda: validate(Settings, settings, "here")  # noqa: E731
     refusal(check({"planning": {"samples": 60}}), "elites and prior_samples must not exceed samples, 60")
     refusal(check({"network": {"size": "single"}}), "no Q-functions", "num_q")
+
+
+@pytest.mark.parametrize("planning", [SEARCH, None], ids=["planning", "policy_only"])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, planning):
+    """Killed among the updates that the random decisions are owed, and where planning and updates take turns."""
+    settings = ONLINE | {"planning": planning, "env_steps": 36, "seed_steps": 15, "num_envs": 3}
+    config = run_config("hopper", "tdmpc2", **settings, replay_capacity=30)
+    unbroken(tmp_path / "a", config, tdmpc2.train)
+    killed_and_resumed(tmp_path / "b", config, tdmpc2.train, kills=[7, 16])
+    same_files(tmp_path / "a", tmp_path / "b", "policy")
+    assert pd.read_csv(tmp_path / "a" / "metrics.csv")["env_steps"].tolist() == [0, 18, 36]
