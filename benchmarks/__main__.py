@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import environments, planning, sampling, updates
+from benchmarks import environments, gradients, planning, sampling, updates
 from pwm.envs.vector import thread_count
 from pwm.runs import default_device
 from workflows.readme import fill
@@ -28,6 +28,7 @@ if __name__ == "__main__":
         "planning": lambda: planning.report(default_device()),
         "sampling": sampling.report,
         "environments": environments.report,
+        "gradients": gradients.report,
     }
     for section, report in sections.items():
         found = report()

@@ -5,7 +5,7 @@ Shapes: H horizon, B batch, O observation, A action, Z latent, K critics; time c
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +112,43 @@ def critic_loss(critic: Critic, z: Tensor, target: Tensor) -> Tensor:
     return (critic(z) - target).square().mean()
 
 
+class CriticPasses(Protocol):
+    """The settings of `fit_critic`."""
+
+    critic_passes: int
+    critic_minibatches: int
+    critic_grad_norm: float
+
+
+def fit_critic(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    optimiser: torch.optim.Optimizer,
+    z: Tensor,
+    target: Tensor,
+    config: CriticPasses,
+) -> tuple[Tensor, Tensor]:
+    """Several passes of minibatches towards fixed targets.
+
+    Args:
+        loss: of a minibatch of `z` and `target`.
+        optimiser: of the critic's parameters.
+        z: what the critic sees, [N, Z].
+        target: [N].
+        config: numbers of passes and minibatches, and the limit of the gradient's norm.
+
+    Returns:
+        The last minibatch's loss and gradient norm.
+    """
+    (group,) = optimiser.param_groups
+    for _ in range(config.critic_passes):
+        # Deviation D2: minibatches are drawn anew in every pass; the public code's are runs of steps, fixed.
+        for rows in torch.randperm(len(z), device=z.device).chunk(config.critic_minibatches):
+            value = loss(z[rows], target[rows])
+            gradients = torch.autograd.grad(value, group["params"])
+            norm = apply_gradients(optimiser, group["params"], gradients, config.critic_grad_norm)
+    return value.detach(), norm
+
+
 class RunningVariance:
     """Mean and variance of all values ever seen (Chan et al.'s parallel update). The memory is unbounded by intent:
     a short window shrinks the scale late in training and blows the policy gradient up.
@@ -198,19 +235,16 @@ class PolicyTrainer:
         }
 
     def _update_critic(self, path: Rollout, worth: Objective) -> tuple[Tensor, Tensor]:
-        """Several passes of minibatches towards fixed TD(λ) targets; the last loss and gradient norm."""
+        """Towards fixed TD(λ) targets; the last loss and gradient norm."""
         config = self.config
         target = td_lambda(worth.reward, worth.next_value, path.ends, config.gamma, config.td_lambda).flatten()
         z = path.z.detach().flatten(0, 1)
-        parameters = list(self.critic.parameters())
-        for _ in range(config.critic_passes):
-            # Deviation D2: minibatches are drawn anew in every pass; the public code's are runs of steps, fixed.
-            for rows in torch.randperm(len(z), device=z.device).chunk(config.critic_minibatches):
-                with products_in(config.precision, z.device):
-                    loss = self._critic_loss(self.critic, z[rows], target[rows])
-                gradients = torch.autograd.grad(loss, parameters)
-                norm = apply_gradients(self.critic_optimiser, parameters, gradients, config.critic_grad_norm)
-        return loss.detach(), norm
+
+        def loss(z: Tensor, target: Tensor) -> Tensor:
+            with products_in(config.precision, z.device):
+                return self._critic_loss(self.critic, z, target)
+
+        return fit_critic(loss, self.critic_optimiser, z, target, config)
 
     def state(self) -> dict:
         """Everything needed to go on exactly, but for the world model."""

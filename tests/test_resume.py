@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from support import TINY, TINY_POLICY, model_config, refusal, run_config, write_episodes
 
-from baselines import ppo
+from baselines import ppo, shac
 from pwm import collect as collection
 from pwm.agent import PolicyTrainer
 from pwm.collect import collect
@@ -160,13 +160,17 @@ def test_a_state_of_another_world_model_is_refused(tmp_path, data):
     refusal(lambda: extract(run, weights, model, data), str(run.state_folder), "another world model", "delete it")
 
 
-def test_ppo(tmp_path):
-    settings = {"env_steps": 300, "num_envs": 3, "n_steps": 20, "batch_size": 20, "n_epochs": 2, "units": [16]}
-    config = run_config("hopper", "ppo", **settings)
-    unbroken(tmp_path / "a", config, ppo.train)
-    killed_and_resumed(tmp_path / "b", config, ppo.train, kills=[2, 1])
+PPO = {"env_steps": 300, "num_envs": 3, "n_steps": 20, "batch_size": 20, "n_epochs": 2, "units": [16]}
+SHAC = {"epochs": 8, "num_envs": 3, "horizon": 4, "actor_units": [8], "critic_units": [8]}
+
+
+@pytest.mark.parametrize(("baseline", "settings", "steps"), [(ppo, PPO, [0, 180, 300]), (shac, SHAC, [0, 48, 96])])
+def test_baselines(tmp_path, baseline, settings, steps):
+    config = run_config("hopper", baseline.__name__.removeprefix("baselines."), **settings)
+    unbroken(tmp_path / "a", config, baseline.train)
+    killed_and_resumed(tmp_path / "b", config, baseline.train, kills=[2, 1])
     same_files(tmp_path / "a", tmp_path / "b", "policy")
-    assert pd.read_csv(tmp_path / "a" / "metrics.csv")["env_steps"].tolist() == [0, 180, 300]
+    assert pd.read_csv(tmp_path / "a" / "metrics.csv")["env_steps"].tolist() == steps
 
 
 LEARNERS = {

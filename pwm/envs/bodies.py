@@ -1,9 +1,25 @@
-"""The bodies of the locomotion suite: where they start, what they observe, what they are paid for, when they fall."""
+"""The bodies of the locomotion suite: where they start, what they observe, what they are paid for, when they fall.
+
+Observations and rewards are written for NumPy's arrays and torch's tensors alike, the latter with their gradients.
+"""
 
 from collections.abc import Callable
+from types import ModuleType
+from typing import TypeVar
 
 import mujoco
 import numpy as np
+
+Array = TypeVar("Array")  # np.ndarray or torch.Tensor
+
+
+def namespace(x: Array) -> ModuleType:
+    """NumPy for its arrays, torch for its tensors; torch is loaded only where there is one."""
+    if isinstance(x, np.ndarray):
+        return np
+    import torch
+
+    return torch
 
 
 class Hopper:
@@ -25,16 +41,16 @@ class Hopper:
         qpos[3:] = qpos[3:].clip(*model.jnt_range[3:].T)
         return qpos, qvel
 
-    def observe(self, qpos: np.ndarray, qvel: np.ndarray, control: np.ndarray) -> np.ndarray:
+    def observe(self, qpos: Array, qvel: Array, control: Array) -> Array:
         """Height, pitch, joint angles, all velocities: everything but how far it has come."""
-        return np.concatenate([qpos[:, 1:], qvel], axis=1)
+        return namespace(qpos).concat([qpos[:, 1:], qvel], 1)
 
-    def reward(self, qpos: np.ndarray, qvel: np.ndarray, control: np.ndarray) -> np.ndarray:
+    def reward(self, qpos: Array, qvel: Array, control: Array) -> Array:
         """v_x + height term + (1 − (pitch / 30°)²) − 0.1 Σa²; height pays up to 0.3 and costs −200 d² when low."""
-        above = np.clip(qpos[:, 1] - (self.FLOOR + self.MARGIN), -1.0, 0.3)
-        height = np.where(above < 0, -200.0 * above**2, above)
+        above = (qpos[:, 1] - (self.FLOOR + self.MARGIN)).clip(-1.0, 0.3)
+        height = namespace(qpos).where(above < 0, -200.0 * above**2, above)
         upright = 1.0 - (qpos[:, 2] / self.PITCH_SCALE) ** 2
-        return qvel[:, 0] + height + upright - self.ACTION_COST * (control**2).sum(axis=1)
+        return qvel[:, 0] + height + upright - self.ACTION_COST * (control**2).sum(1)
 
     def terminated(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
         """The torso is below the floor height."""
@@ -47,7 +63,7 @@ class Walker:
     Reward, noise and floors of ant, anymal and humanoid are those of their dflex namesakes, which the paper uses.
     """
 
-    def __init__(self, floor: float, height_reward: Callable[[np.ndarray], np.ndarray], action_cost: float) -> None:
+    def __init__(self, floor: float, height_reward: Callable[[Array], Array], action_cost: float) -> None:
         """`floor` [m]: an episode ends below it; `height_reward` gets the torso's height above it, `[N]`, in m."""
         self._floor = floor
         self._height_reward = height_reward
@@ -57,71 +73,72 @@ class Walker:
         """The model's first key frame, disturbed."""
         return disturbed_start(model, rng)
 
-    def observe(self, qpos: np.ndarray, qvel: np.ndarray, control: np.ndarray) -> np.ndarray:
+    def observe(self, qpos: Array, qvel: Array, control: Array) -> Array:
         """Torso, joint angles and velocities, and the last action."""
         return Torso(qpos, qvel).observe(qpos[:, 7:], qvel[:, 6:], control)
 
-    def reward(self, qpos: np.ndarray, qvel: np.ndarray, control: np.ndarray) -> np.ndarray:
+    def reward(self, qpos: Array, qvel: Array, control: Array) -> Array:
         """v_x + 0.1 up + head + height reward − cost · Σa²."""
         torso = Torso(qpos, qvel)
         height = self._height_reward(torso.height - self._floor)
-        return torso.linear[:, 0] + 0.1 * torso.up + torso.head + height - self._action_cost * (control**2).sum(axis=1)
+        return torso.linear[:, 0] + 0.1 * torso.up + torso.head + height - self._action_cost * (control**2).sum(1)
 
     def terminated(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
         """The torso is below the floor height."""
         return qpos[:, 2] < self._floor
 
 
-def linear_height(above: np.ndarray) -> np.ndarray:
+def linear_height(above: Array) -> Array:
     """One a metre above the floor."""
     return above
 
 
-def upright_height(above: np.ndarray) -> np.ndarray:
+def upright_height(above: Array) -> Array:
     """For bodies that can crouch: ten a metre from 0.1 m above the floor, at most 1; −200 d² below that."""
-    distance = np.clip(above - 0.1, -1.0, 0.1)
-    return np.where(distance < 0, -200.0 * distance**2, 10.0 * distance)
+    distance = (above - 0.1).clip(-1.0, 0.1)
+    return namespace(above).where(distance < 0, -200.0 * distance**2, 10.0 * distance)
 
 
 class Torso:
     """What a free-floating torso's pose and velocity say, read from its free joint, the first of the model."""
 
-    def __init__(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
+    def __init__(self, qpos: Array, qvel: Array) -> None:
         self._qpos, self._qvel = qpos, qvel
 
     @property
-    def height(self) -> np.ndarray:
+    def height(self) -> Array:
         """[N], m."""
         return self._qpos[:, 2]
 
     @property
-    def linear(self) -> np.ndarray:
+    def linear(self) -> Array:
         """Velocity in the world's frame, [N, 3]."""
         return self._qvel[:, :3]
 
     @property
-    def up(self) -> np.ndarray:
+    def up(self) -> Array:
         """The vertical part of the torso's up axis, [N]."""
         return 1.0 - 2.0 * (self._qpos[:, 4] ** 2 + self._qpos[:, 5] ** 2)
 
     @property
-    def head(self) -> np.ndarray:
+    def head(self) -> Array:
         """The torso's forward axis along the world's x, where the target lies infinitely far, [N]."""
         return 1.0 - 2.0 * (self._qpos[:, 5] ** 2 + self._qpos[:, 6] ** 2)
 
     @property
-    def angular(self) -> np.ndarray:
+    def angular(self) -> Array:
         """Angular velocity in the world's frame, [N, 3]; MuJoCo's free joint has it in the torso's."""
         w, x, y, z = self._qpos[:, 3:7].T
         a, b, c = self._qvel[:, 3:6].T
         # v + 2w (u × v) + 2u × (u × v), with u = (x, y, z)
         p, q, r = 2.0 * (y * c - z * b), 2.0 * (z * a - x * c), 2.0 * (x * b - y * a)
-        return np.stack([a + w * p + y * r - z * q, b + w * q + z * p - x * r, c + w * r + x * q - y * p], axis=1)
+        parts = [a + w * p + y * r - z * q, b + w * q + z * p - x * r, c + w * r + x * q - y * p]
+        return namespace(self._qpos).stack(parts, 1)
 
-    def observe(self, joint_angles: np.ndarray, joint_velocities: np.ndarray, *last: np.ndarray) -> np.ndarray:
+    def observe(self, joint_angles: Array, joint_velocities: Array, *last: Array) -> Array:
         """The suite's observation `[N, O]`: height, quaternion (w first), linear and angular velocity in the world's
         frame, joint angles, 0.1 × joint velocities, up, head, then `last`, arrays `[N, ...]`."""
-        return np.concatenate(
+        return namespace(self._qpos).concat(
             [
                 self._qpos[:, 2:7],
                 self.linear,
@@ -132,7 +149,7 @@ class Torso:
                 self.head[:, None],
                 *last,
             ],
-            axis=1,
+            1,
         )
 
 

@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 from mujoco.rollout import Rollout
 
-from pwm.envs.bodies import Hopper, Walker, linear_height, upright_height
+from pwm.envs.bodies import Array, Hopper, Walker, linear_height, upright_height
 from pwm.envs.muscles import add_muscles
 from pwm.envs.snu_humanoid import SNUHumanoid
 from pwm.envs.tasks import Task
@@ -22,7 +22,7 @@ MODELS = Path(__file__).parent / "models"
 
 
 class Body(Protocol):
-    """What sets one body apart; arrays are float64 with a leading dimension N.
+    """What sets one body apart; arrays, or torch's tensors (`Array`), are float64 with a leading dimension N.
 
     `control` `[N, A]` is what the actuators were given on the way to a state, in their own range; zeros after a reset.
     """
@@ -30,10 +30,10 @@ class Body(Protocol):
     def start(self, model: mujoco.MjModel, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A random first position `[nq]` and velocity `[nv]`."""
 
-    def observe(self, qpos: np.ndarray, qvel: np.ndarray, control: np.ndarray) -> np.ndarray:
+    def observe(self, qpos: Array, qvel: Array, control: Array) -> Array:
         """Observations `[N, O]`."""
 
-    def reward(self, qpos: np.ndarray, qvel: np.ndarray, control: np.ndarray) -> np.ndarray:
+    def reward(self, qpos: Array, qvel: Array, control: Array) -> Array:
         """Rewards `[N]` for having reached a state."""
 
     def terminated(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
@@ -67,34 +67,70 @@ def build_model(body: str, contact_stiffness: float = 1.0) -> mujoco.MjModel:
     return spec.compile()
 
 
-class LocomotionVectorEnv(TaskVectorEnv):
-    """N copies of one body, stepped by `mujoco.rollout` in `OMP_NUM_THREADS` threads (unset: one per core).
+class Simulation:
+    """Control steps of N copies of one model, by `mujoco.rollout` in `OMP_NUM_THREADS` threads (unset: one per core).
 
     Each control step starts the contact solver cold, so that position and velocity are the whole state and a step
     does not depend on the thread that takes it.
     """
 
+    def __init__(self, model: mujoco.MjModel, num_envs: int) -> None:
+        self.model = model
+        self.control_steps = round(1.0 / (CONTROL_FREQUENCY * model.opt.timestep))  # K, time steps a control step
+        self.threads = min(thread_count(), num_envs)
+        # MuJoCo's full physics state: time, qpos, qvel, activations
+        self.size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        self._rollout = Rollout(nthread=self.threads if self.threads > 1 else 0)  # 0: in the calling thread
+        self._models = [model] * num_envs
+        self._data = [mujoco.MjData(model) for _ in range(self.threads)]
+        self._trajectory = np.zeros((num_envs, self.control_steps, self.size))
+
+    def advance(self, physics: np.ndarray, control: np.ndarray) -> np.ndarray:
+        """The states `[N, K, S]` after each time step of a control step, overwritten by the next call.
+
+        Args:
+            physics: states `[N, S]`, their time 0.
+            control: `[N, nu]`, in the actuators' own range.
+
+        Raises:
+            FloatingPointError: the physics diverged; names the environments.
+        """
+        self._rollout.rollout(
+            self._models,
+            self._data,
+            physics,
+            np.repeat(control[:, None], self.control_steps, axis=1),
+            skip_checks=True,
+            nstep=self.control_steps,
+            state=self._trajectory,
+        )
+        diverged = np.flatnonzero(self._trajectory[:, -1, 0] < 0.5 / CONTROL_FREQUENCY)  # MuJoCo resets such a body
+        if diverged.size:
+            raise FloatingPointError(f"the physics diverged in environments {diverged.tolist()}")
+        return self._trajectory
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._rollout.close()
+
+
+class LocomotionVectorEnv(TaskVectorEnv):
+    """N copies of one body."""
+
     def __init__(self, task: Task, num_envs: int, seed: int) -> None:
         self._body = BODIES[task.body]
         self._model = build_model(task.body, task.contact_stiffness)
-        self._control_steps = round(1.0 / (CONTROL_FREQUENCY * self._model.opt.timestep))
         low, high = self._model.actuator_ctrlrange.T
         self._centre, self._half_range = (high + low) / 2, (high - low) / 2
-        threads = min(thread_count(), num_envs)
-        self._rollout = Rollout(nthread=threads if threads > 1 else 0)  # 0: in the calling thread
-        self._models = [self._model] * num_envs
-        self._data = [mujoco.MjData(self._model) for _ in range(threads)]
-        # MuJoCo's full physics state: time, qpos, qvel, activations. [N, S]; [N, control steps, S]
-        size = mujoco.mj_stateSize(self._model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
-        self._physics = np.zeros((num_envs, size))
-        self._trajectory = np.zeros((num_envs, self._control_steps, size))
+        self._simulation = Simulation(self._model, num_envs)
+        self._physics = np.zeros((num_envs, self._simulation.size))
         self._control = np.zeros((num_envs, self._model.nu))  # on the way to this state; zeros after a reset
         self._rngs: list[np.random.Generator] = []
         super().__init__(task, num_envs, seed)
 
     def close_extras(self, **kwargs: object) -> None:
         """Stop the threads."""
-        self._rollout.close()
+        self._simulation.close()
 
     def scene(self) -> tuple[mujoco.MjModel, np.ndarray, np.ndarray]:
         qpos, _ = self._positions_and_velocities()
@@ -115,19 +151,11 @@ class LocomotionVectorEnv(TaskVectorEnv):
     def _advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         self._control = self._centre + self._half_range * actions
         self._physics[:, 0] = 0.0  # time counts from the start of the control step
-        self._rollout.rollout(
-            self._models,
-            self._data,
-            self._physics,
-            np.repeat(self._control[:, None], self._control_steps, axis=1),
-            skip_checks=True,
-            nstep=self._control_steps,
-            state=self._trajectory,
-        )
+        try:
+            self._trajectory = self._simulation.advance(self._physics, self._control)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{self.task.name}: {error}") from None
         self._physics = self._trajectory[:, -1].copy()
-        diverged = np.flatnonzero(self._physics[:, 0] < 0.5 / CONTROL_FREQUENCY)  # MuJoCo resets a diverged body
-        if diverged.size:
-            raise FloatingPointError(f"{self.task.name}: the physics diverged in environments {diverged.tolist()}")
         qpos, qvel = self._positions_and_velocities()
         return (
             self._body.observe(qpos, qvel, self._control),

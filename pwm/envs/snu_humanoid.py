@@ -3,7 +3,7 @@
 import mujoco
 import numpy as np
 
-from pwm.envs.bodies import Torso
+from pwm.envs.bodies import Array, Torso
 
 
 class SNUHumanoid:
@@ -28,14 +28,14 @@ class SNUHumanoid:
         mujoco.mj_integratePos(model, qpos, rng.uniform(-self.NOISE, self.NOISE, model.nv), 1.0)
         return qpos, rng.uniform(-self.VELOCITY_NOISE, self.VELOCITY_NOISE, model.nv)
 
-    def observe(self, qpos: np.ndarray, qvel: np.ndarray, control: np.ndarray) -> np.ndarray:
+    def observe(self, qpos: Array, qvel: Array, control: Array) -> Array:
         """Pelvis height, quaternion and velocities, joint positions and velocities, up and head; no activations."""
         return Torso(qpos, qvel).observe(qpos[:, 7:], qvel[:, 6:])
 
-    def reward(self, qpos: np.ndarray, qvel: np.ndarray, control: np.ndarray) -> np.ndarray:
+    def reward(self, qpos: Array, qvel: Array, control: Array) -> Array:
         """v_x + 0.1 up + head − 0.001 Σ|activation|."""
         torso = Torso(qpos, qvel)
-        cost = self.ACTIVATION_COST * np.abs(control).sum(axis=1)
+        cost = self.ACTIVATION_COST * abs(control).sum(1)
         return qvel[:, 0] + self.UP_WEIGHT * torso.up + torso.head - cost
 
     def terminated(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
