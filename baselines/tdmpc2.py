@@ -7,14 +7,14 @@ in the comments: 1 to 9, details of the TD-MPC2 paper (its appendix on hyper-par
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from pwm import config
 from pwm.algorithms import Policy
-from pwm.config import Config, Positive, Precision, PretrainConfig, Rate, RunConfig, Share, WorldModelConfig
+from pwm.config import Config, Positive, Precision, PretrainConfig, Rate, RunConfig, WorldModelConfig
 from pwm.envs.tasks import SUITES as ALL_SUITES
 from pwm.envs.tasks import get_task
 from pwm.errors import UserError
@@ -58,7 +58,7 @@ class Settings(Config):
     batch_size: Positive = 256
     learning_rate: Rate = 3e-4
     encoder_lr_scale: Rate = 0.3  # 2. the encoder learns more slowly
-    rho: Share = 0.5  # 3. weights of steps and terms; the value's 0.1 is the project's default
+    rho: Annotated[float, Field(gt=0, le=1)] = 0.5  # 3. weights of steps and terms; the value's is 0.1 everywhere
     consistency_coef: Rate = 20.0
     reward_coef: Rate = 0.1
 
@@ -72,7 +72,7 @@ class Settings(Config):
 def train(run: "Run") -> None:
     """Learn online; `updates` counts updates of the model, one a decision. Or score a pre-trained model: one point."""
     settings = config.validate(Settings, run.config.settings, "settings")
-    (_score if settings.world_model else _learn)(run, settings)
+    (_learn if settings.world_model is None else _score)(run, settings)
 
 
 def load_policy(folder: Path) -> Policy:
@@ -88,7 +88,7 @@ def load_policy(folder: Path) -> Policy:
     tensors, saved = load_checkpoint(folder)
     run_config = config.validate(RunConfig, saved["config"], str(folder / "config.json"))
     settings = config.validate(Settings, run_config.settings, str(folder / "config.json"))
-    if not settings.world_model:
+    if settings.world_model is None:
         model = build_model(_objective(settings), (run_config.task,))
         model.load_state_dict(tensors)
         return _policy(model.to(default_device()).eval(), 0, run_config, settings)

@@ -114,8 +114,9 @@ def test_a_changed_world_model_reruns_its_own_runs_only(project: Path, edited) -
 
 def test_a_figure_is_redrawn_from_committed_scores_without_training(project: Path, tmp_path: Path) -> None:
     for part in PARTS:
+        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / part).symlink_to(project / part)
-    (tmp_path / "results/test").mkdir(parents=True)
+    (tmp_path / "results/test").mkdir()
     for name in ("scores", "curves", "expected", "data"):
         shutil.copy(project / f"results/test/{name}.csv", tmp_path / "results/test")
     done = snakemake(tmp_path, "figures/test/per_task.pdf")
