@@ -158,12 +158,15 @@ class Run:
         config: its resolved config; its hash names the state folder.
         tensorboard: also write TensorBoard event files beside the metrics.
         save_every: seconds between saves of the state.
+        model: folder of the world model that a baseline's run starts from, if any.
     """
 
-    def __init__(self, out: Path, config: Config, tensorboard: bool = False, save_every: float = 60.0) -> None:
+    def __init__(
+        self, out: Path, config: Config, tensorboard: bool = False, save_every: float = 60.0, model: Path | None = None
+    ) -> None:
         if (out / "config.yaml").exists():
             check_same_config(config, read_yaml(out / "config.yaml"), out / "config.yaml")
-        self.out, self.config, self.save_every = out, config, save_every
+        self.out, self.config, self.save_every, self.model = out, config, save_every, model
         digest = hashlib.sha256(dump(config).encode()).hexdigest()[:16]
         self.state_folder = _state_root(out) / digest
         self.state_folder.mkdir(parents=True, exist_ok=True)
