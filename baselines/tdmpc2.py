@@ -168,7 +168,7 @@ def _learn(run: "Run", settings: Settings) -> None:
     trainer = make_model_trainer(model, objective, (task.name,))
     seed = episode_seed("training", run.config.seed)
     env = envs.make(task.name, settings.num_envs, seed)
-    # Deviation D21: transitions can be drawn at once, and all windows are equally likely; TD-MPC2 stores episodes when
+    # Deviation D20: transitions can be drawn at once, and all windows are equally likely; TD-MPC2 stores episodes when
     # they end, and draws the episode first.
     world = OnlineEnvironment(env, settings.replay_capacity, seed, model)
     player = _Player(world, _actor(model, run.config, settings), random_steps)
@@ -188,7 +188,7 @@ def _learn(run: "Run", settings: Settings) -> None:
         # 8. An update a decision; as many as there were random decisions come at once, before the model first acts.
         while world.env_steps < max(random_steps, update + 1):
             player.step()
-        # Deviation D22: a termination ends the value's target, but plans do not foresee it: no head learns to predict
+        # Deviation D21: a termination ends the value's target, but plans do not foresee it: no head learns to predict
         # it, as in TD-MPC2's later code.
         batch = to_device(world.replay.sample(settings.batch_size, settings.horizon), run.device)
         metrics, done = trainer.update(batch, 0.0), update + 1
