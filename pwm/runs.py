@@ -55,21 +55,25 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def provenance(config: Config, started: float, **facts: Any) -> dict[str, Any]:
-    """What a manifest.json holds: commit, command, versions, hardware, seed, times and the stage's own facts."""
+def commit() -> str:
+    """The commit this code is at, with "-dirty" where tracked files differ from it; "unknown" outside a repository."""
     root = Path(__file__).resolve().parent.parent
 
     def git(*words: str) -> str | None:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit = git("rev-parse", "HEAD")
-    if commit and git("status", "--porcelain", "--untracked-files=no"):
-        commit += "-dirty"
+    head = git("rev-parse", "HEAD")
+    changed = "-dirty" if head and git("status", "--porcelain", "--untracked-files=no") else ""
+    return f"{head}{changed}" if head else "unknown"
+
+
+def provenance(config: Config, started: float, **facts: Any) -> dict[str, Any]:
+    """What a manifest.json holds: commit, command, versions, hardware, seed, times and the stage's own facts."""
     installed = {name: metadata.version(name) for name in PACKAGES}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "commit": commit or "unknown",
+        "commit": commit(),
         "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "versions": {"python": platform.python_version(), **installed},
         "hardware": {
