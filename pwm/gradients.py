@@ -14,6 +14,7 @@ Shapes: H horizon, P policies, N samples of a policy, B = P N rollouts, O observ
 """
 
 import argparse
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +39,7 @@ from pwm.nn.world_model import WorldModel
 SYSTEMS = {"double_pendulum": DoublePendulum(), "hopper": BODIES["hopper"]}  # their motors take [-1, 1]
 TRAINED_OVER = {"horizon3": 3, "horizon16": 16}  # steps of a window, by world model
 GAMMA = 0.99
-NOISE = 0.3  # standard deviation of the policies' noise before tanh
+NOISE = math.exp(-1.0)  # standard deviation of the policies' noise before tanh, that of PWM's at first
 COLUMNS = ["scale", "system", "world", "seed", "horizon", "variance", "esnr", "cosine", "policies", "samples", "commit"]
 
 

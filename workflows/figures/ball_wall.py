@@ -70,7 +70,7 @@ def draw_distances(axes: Axes, table: pd.DataFrame, landscape: pd.DataFrame) -> 
     """True distance at the angles reached, averaged over starts: of seeds, small, and their mean with its interval."""
     data = []
     truth = landscape[landscape["model"] == "true"]
-    for value, words, line in ((truth["true_m"].max(), "best", ":"), (truth["true_m"].mean(), "start", "--")):
+    for value, words, line in ((truth["true_m"].max(), "best", ":"), (truth["true_m"].mean(), "average", "--")):
         axes.axvline(value, color=style.GREY, linewidth=0.7, linestyle=line)
         axes.text(value, -0.75, words, ha="center", va="bottom", size=6, color=style.GREY)
         data.append(("distance", words, "", np.nan, np.nan, value, np.nan, np.nan, 1))
