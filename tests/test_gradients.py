@@ -212,7 +212,7 @@ def made_up(stem: str, scale: str = "demo") -> pd.DataFrame:
         for model, seeds in [("true", 1), *((name, 2) for name in ball_wall.NETWORKS)]:
             for seed in range(seeds):
                 rows += [("landscape", model, seed, x, x, 5.0 + seed, 5.0) for x in np.linspace(0, 90, 7)]
-                rows += [("ascent", model, seed, x, 50.0, 9.0, 8.0 + seed) for x in (10, 60)]
+                rows += [("ascent", model, seed, x, 50.0, x, 8.0 + seed - x / 10) for x in (0, 20)]
         table = pd.DataFrame(rows, columns=ball_wall_figure.COLUMNS)
     else:
         for system in quality_figure.SYSTEMS:
@@ -264,7 +264,9 @@ def test_ball_wall_draws_means_and_the_true_distance(tmp_path, few_resamples):
     landscape = data.query("panel == 'landscape' and model == 'mlp'")
     np.testing.assert_allclose(landscape[["distance_m", "low", "high"]], [[5.5, 5.5 - 0.5**0.5, 5.5 + 0.5**0.5]] * 7)
     reached = data.query("panel == 'distance' and model == 'simnorm'").set_index("seed")["distance_m"]
-    assert reached.to_dict() == {"mean": 8.5, 0: 8.0, 1: 9.0}  # not the 9.0 that the model promised
+    assert reached.to_dict() == {"mean": 7.5, 0: 7.0, 1: 8.0}  # of the true distance, over starts
+    chosen = data.query("panel == 'chosen' and model == 'simnorm'")["distance_m"].item()
+    assert chosen == 6.5  # true, of the ascent that the model says went far
     assert np.isnan(data.query("panel == 'distance' and model == 'true' and seed == 'mean'")["low"].item())
 
 

@@ -67,7 +67,9 @@ def draw_angles(axes: Axes, table: pd.DataFrame) -> list[tuple]:
 
 
 def draw_distances(axes: Axes, table: pd.DataFrame, landscape: pd.DataFrame) -> list[tuple]:
-    """True distance at the angles reached, averaged over starts: of seeds, small, and their mean with its interval."""
+    """True distance at the angles reached: of seeds, averaged over starts, and of their mean with its interval; hollow,
+    where the model finds the throw best that its ascents reached.
+    """
     data = []
     truth = landscape[landscape["model"] == "true"]
     for value, words, line in ((truth["true_m"].max(), "best", ":"), (truth["true_m"].mean(), "average", "--")):
@@ -75,12 +77,16 @@ def draw_distances(axes: Axes, table: pd.DataFrame, landscape: pd.DataFrame) -> 
         axes.text(value, -0.75, words, ha="center", va="bottom", size=6, color=style.GREY)
         data.append(("distance", words, "", np.nan, np.nan, value, np.nan, np.nan, 1))
     for place, (model, look) in enumerate(LOOKS.items()):
-        seeds = table[table["model"] == model].groupby("seed")["true_m"].mean()
+        own = table[table["model"] == model]
+        seeds = own.groupby("seed")["true_m"].mean()
+        chosen = own.loc[own.groupby("seed")["model_m"].idxmax()]["true_m"].mean()
         mean, low, high = (bound[0] for bound in statistics.mean_curve(seeds.to_numpy()[:, None]))
         axes.plot([low, high], [place, place], color=look.colour, linewidth=2.5, alpha=0.45, solid_capstyle="butt")
         axes.plot(seeds, np.full(len(seeds), place + 0.22), ".", color=look.colour, markersize=3)
         axes.plot(mean, place, look.marker, color=look.colour, markersize=5)
+        axes.plot(chosen, place, look.marker, color=look.colour, markersize=5, fillstyle="none")
         data.append(("distance", model, "mean", np.nan, np.nan, mean, low, high, len(seeds)))
+        data.append(("chosen", model, "mean", np.nan, np.nan, chosen, np.nan, np.nan, len(seeds)))
         data += [("distance", model, seed, np.nan, np.nan, value, np.nan, np.nan, 1) for seed, value in seeds.items()]
     counts = [table[table["model"] == model]["seed"].nunique() for model in LOOKS]
     axes.set_yticks(range(len(LOOKS)), [runs_of(count, count) for count in counts])
