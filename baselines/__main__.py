@@ -14,6 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m baselines", description="Train the baseline a config names.")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="folder of the world model, for runs whose settings name one")
     parser.add_argument("--tensorboard", action="store_true")
     args = parser.parse_args()
     run_config = config.load(RunConfig, args.config)
@@ -21,7 +22,7 @@ def main() -> None:
     config.validate(algorithms.settings_class(run_config.algorithm), run_config.settings, f"{args.config}: settings")
     from pwm.runs import Run
 
-    algorithms.baseline(run_config.algorithm).train(Run(args.out, run_config, args.tensorboard))
+    algorithms.baseline(run_config.algorithm).train(Run(args.out, run_config, args.tensorboard, model=args.model))
 
 
 if __name__ == "__main__":

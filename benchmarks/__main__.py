@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import environments, gradients, sampling, updates
+from benchmarks import environments, gradients, planning, sampling, updates
 from pwm.envs.vector import thread_count
 from pwm.runs import default_device
 from workflows.readme import fill
@@ -25,6 +25,7 @@ if __name__ == "__main__":
     argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__).parse_args()
     sections = {
         "updates": lambda: f"{machine()} {updates.report(default_device())}",
+        "planning": lambda: planning.report(default_device()),
         "sampling": sampling.report,
         "environments": environments.report,
         "gradients": gradients.report,

@@ -1,7 +1,9 @@
-"""PWM's updates as one would first write them: stock layers, one network and one time step at a time.
+"""PWM's updates and TD-MPC2's planning as one would first write them: stock layers, one network, one time step and one
+environment at a time.
 
-The same equations as `pwm.agent` and `pwm.model_learning` on the same weights, with the same random numbers in the same
-order, so that both end with the same weights (tests/test_benchmarks.py): what `benchmarks.updates` compares them with.
+The same equations as `pwm.agent`, `pwm.model_learning` and `pwm.planning` on the same weights, with the same random
+numbers, so that both end with the same weights and actions (tests/test_benchmarks.py): what `benchmarks.updates` and
+`benchmarks.planning` compare them with.
 
 Shapes: H horizon, B batch, O observation, A action, Z latent, K ensemble; time comes first.
 """
@@ -19,6 +21,7 @@ from pwm.nn import two_hot
 from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.layers import EnsembleMLP, Mish, SimNorm
 from pwm.nn.world_model import WorldModel
+from pwm.planning import STD_MAX, STD_MIN, TEMPERATURE, Planner
 
 
 class PlainSimNorm(nn.Module):
@@ -227,3 +230,58 @@ class PlainModel:
             gain = value / self.value_scale + config.entropy_coef * entropy
             loss = loss - config.rho**h / len(latents) * gain.mean()
         step(self.prior_optimiser, loss, list(model.policy_prior.parameters()), config.grad_norm)
+
+
+class PlainPlanner:
+    """`Planner` in evaluation, where an episode begins, one environment after the other.
+
+    Args:
+        planner: whose model, sizes and ways to draw numbers are used.
+    """
+
+    def __init__(self, planner: Planner) -> None:
+        self.planner, self.model = planner, stock(planner.model)
+        self.q_functions = q_functions_of(planner.model.q_heads).eval()
+
+    @torch.no_grad()
+    def plan(self, z: Tensor, task: Tensor) -> Tensor:
+        """Actions [B, A] from latents z [B, Z]."""
+        return torch.cat([self.plan_one(z[b : b + 1], task[b : b + 1]) for b in range(len(z))])
+
+    def plan_one(self, z: Tensor, task: Tensor) -> Tensor:
+        """The action [1, A] from z [1, Z]."""
+        p, model = self.planner, self.model
+        mask = model.action_mask[task]
+        mean, std = torch.zeros(p.horizon, mask.shape[1]), torch.full((p.horizon, mask.shape[1]), STD_MAX)
+        mean, std = mean.to(z), std.to(z)
+        state, tasks, proposed = z.repeat(p.prior_samples, 1), task.repeat(p.prior_samples), []
+        for t in range(p.horizon):
+            if t:
+                state = model.next(state, proposed[-1], tasks)
+            proposed.append(model.prior(state, tasks, p.normal(p.prior_samples, 1, mask.shape[1])[:, 0])[0])
+        for _ in range(p.iterations):
+            noise = p.normal(p.samples - p.prior_samples, p.horizon, 1, mask.shape[1])[:, :, 0]
+            drawn = torch.clamp(mean + std * noise, -1, 1) * mask
+            actions = torch.cat([torch.stack(proposed, dim=1), drawn])
+            value = self.value(z.repeat(p.samples, 1), actions, task.repeat(p.samples))
+            best = torch.argsort(value, descending=True)[: p.elites]
+            score = torch.exp(TEMPERATURE * (value[best] - value[best].max()))
+            score = (score / score.sum())[:, None, None]
+            mean = (score * actions[best]).sum(0)
+            std = torch.sqrt((score * (actions[best] - mean) ** 2).sum(0)).clamp(STD_MIN, STD_MAX)
+        chosen = (p.exponential(p.elites, 1)[:, 0] / score.flatten()).argmin()
+        return actions[best[chosen], :1]
+
+    def value(self, z: Tensor, actions: Tensor, task: Tensor) -> Tensor:
+        """Of sequences [S, H, A] from z [S, Z]: [S]."""
+        p, model, total = self.planner, self.model, 0.0
+        pair = p.pair()
+        for t in range(p.horizon):
+            reward = model.decode_reward(model.reward(z, actions[:, t], task))
+            total = total + p.discount**t * reward
+            z = model.next(z, actions[:, t], task)
+        action, _ = model.prior(z, task, p.normal(len(z), 1, actions.shape[2])[:, 0])
+        joint, config = model.joint(z, action, task), model.config
+        outputs = [self.q_functions[k](joint) for k in pair]
+        values = [two_hot.symexp(two_hot.expectation(q, config.reward_low, config.reward_high)) for q in outputs]
+        return total + p.discount**p.horizon * (values[0] + values[1]) / 2

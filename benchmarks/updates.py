@@ -110,9 +110,11 @@ def policy_updates(batch_size: int, device: torch.device) -> dict[str, Callable[
     return rivals
 
 
-def model_updates(size: str, tasks: str, batch_size: int, device: torch.device) -> dict[str, Callable[[], object]]:
-    """An update on windows of 16 steps: PWM's own objective, or TD-MPC2's full one where the size has Q-functions."""
-    horizon, dims = 16, ACTION_DIMS[tasks]
+def model_updates(
+    size: str, tasks: str, batch_size: int, device: torch.device, horizon: int = 16
+) -> dict[str, Callable[[], object]]:
+    """An update on windows of H steps: PWM's own objective, or TD-MPC2's full one where the size has Q-functions."""
+    dims = ACTION_DIMS[tasks]
     batch = Batch(
         torch.randn(horizon + 1, batch_size, OBSERVATION_DIM, device=device),
         torch.rand(horizon, batch_size, max(dims), device=device) * 2 - 1,
@@ -132,6 +134,30 @@ def model_updates(size: str, tasks: str, batch_size: int, device: torch.device) 
     return rivals
 
 
+HEADER = ["update", "version", "ms", "ratio to plain", "GFLOP/s", "of the product's rate"]
+
+
+def compare(
+    title: str, rivals: dict[str, Callable[[], object]], peak: dict[str, float], device: torch.device, rounds: int
+) -> list[list[str]]:
+    """A row of the table for every version of some work, `plain` and `float32` among them; `peak` by precision."""
+    work, rows = flops(rivals["float32"]), []
+    took = seconds(rivals, device, rounds)
+    for name, time_taken in took.items():
+        precision = VERSIONS.get(name, {}).get("precision", "float32")
+        share = f"{work / time_taken / peak[precision]:.0%}"
+        ratio = f"{took['plain'] / time_taken:.2f}"
+        rows.append([title, name, f"{1000 * time_taken:,.0f}", ratio, f"{work / time_taken / 1e9:,.0f}", share])
+        print(" · ".join(rows[-1]), flush=True)
+    return rows
+
+
+def conditions(peak: dict[str, float], device: torch.device, rounds: int) -> str:
+    """What a table's numbers depend on, in one line."""
+    rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in peak.items())
+    return f"Medians of {rounds}; {device}, threads: {torch.get_num_threads()}; one large product: {rates}."
+
+
 def report(device: torch.device, rounds: int = ROUNDS) -> str:
     """The table, in Markdown."""
     rows, peak = [], product_rates(device)
@@ -140,19 +166,8 @@ def report(device: torch.device, rounds: int = ROUNDS) -> str:
         ("world model, single-task, B 256", lambda: model_updates("single", "single", 256, device)),
         ("world model, 5M multi-task, B 1024", lambda: model_updates("5", "multi", 1024, device)),
     ):
-        rivals = make()
-        work = flops(rivals["float32"])
-        took = seconds(rivals, device, rounds)
-        for name, time_taken in took.items():
-            precision = VERSIONS.get(name, {}).get("precision", "float32")
-            share = f"{work / time_taken / peak[precision]:.0%}"
-            ratio = f"{took['plain'] / time_taken:.2f}"
-            rows.append([title, name, f"{1000 * time_taken:,.0f}", ratio, f"{work / time_taken / 1e9:,.0f}", share])
-            print(" · ".join(rows[-1]), flush=True)
-    rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in peak.items())
-    about = f"Medians of {rounds}; {device}, threads: {torch.get_num_threads()}; one large product: {rates}."
-    header = ["update", "version", "ms", "ratio to plain", "GFLOP/s", "of the product's rate"]
-    return f"{about}\n\n{table(header, rows)}"
+        rows += compare(title, make(), peak, device, rounds)
+    return f"{conditions(peak, device, rounds)}\n\n{table(HEADER, rows)}"
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 `pwm` is the method itself; every other algorithm is one file `baselines/<name>.py` with
 
-- `Settings`: its hyper-parameters, a `pwm.config.Config`, light to import;
+- `Settings`: its hyper-parameters, a `pwm.config.Config`, light to import; where a setting `world_model` names one of
+  the suite's, the run starts from it, `run.model`, which must have Q-functions;
 - `SUITES`: the suites it supports;
 - `train(run)`: trains on `run.config`, logs learning-curve points and finishes the run with a checkpoint in `policy/`;
 - `load_policy(folder)`: the trained, deterministic policy of such a checkpoint.

@@ -29,7 +29,7 @@ from pwm.evaluate import Evaluation, curve_point, curve_updates
 from pwm.nn import two_hot
 from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.world_model import WorldModel
-from pwm.pretrain import build_model, load_model, make_model_trainer, open_data, to_device
+from pwm.pretrain import build_model, index_of, load_model, make_model_trainer, open_data, to_device
 
 
 def pad(model: WorldModel, obs: np.ndarray, task_index: int) -> tuple[Tensor, Tensor]:
@@ -229,11 +229,7 @@ def main() -> None:
     run_config = config.load(RunConfig, args.config)
     settings = config.validate(ExtractConfig, run_config.settings, f"{args.config}: settings")
     model, model_config = load_model(args.model)
-    if run_config.task not in model_config.tasks:
-        trained = ", ".join(model_config.tasks)
-        raise UserError(
-            f"{args.model}: world model of {trained}, not of '{run_config.task}'; pre-train one that has it"
-        )
+    index_of(run_config.task, model_config, args.model)
     if settings.online and len(model_config.tasks) > 1:
         raise UserError(
             f"{args.model}: online training takes a world model of one task; pre-train one with tasks: each"

@@ -169,9 +169,11 @@ class Matrix:
             raise UserError(f"{self.file} lists no '{what}'; add it there or ask for one of its own")
         return config.dump(self._configs[key])
 
-    def model_of(self, run: RunId) -> ModelId:
-        """The world model that a run of an algorithm with a `world_model` setting starts from."""
-        variant = self._configs[run].settings["world_model"]
+    def model_of(self, run: RunId) -> ModelId | None:
+        """The world model that a run's `world_model` setting names; None where there is no such setting."""
+        variant = self._configs[run].settings.get("world_model")
+        if variant is None:
+            return None
         tasks = run.task if ModelId(run.suite, variant, run.task, 0) in self._configs else "all"
         return ModelId(run.suite, variant, tasks, run.seed % self.config.suites[run.suite].model_seeds)
 
@@ -221,13 +223,16 @@ class Matrix:
         for run_config in self._run_configs(suite, settings):
             key = RunId(suite, run_config.task, run_config.algorithm, run_config.variant, run_config.seed)
             self._configs[key] = run_config
-            if run_config.settings.get("online"):
-                self._check_online(key, run_config)
+            if model := self.model_of(key):
+                self._check_model(key, run_config, self._configs[model])
 
-    def _check_online(self, run: RunId, run_config: RunConfig) -> None:
-        """Online training refines a model of its one task, on windows no longer than a rollout."""
-        model = self._configs[self.model_of(run)]
+    def _check_model(self, run: RunId, run_config: RunConfig, model: ModelConfig) -> None:
+        """PWM refines a model of one task online, on windows no longer than a rollout; a baseline needs Q-functions."""
         where = f"{self.file}: suites.{run.suite}.algorithms.{run.algorithm}.{run.variant} ({run.task})"
+        if run.algorithm != "pwm" and not model.settings.world_model.num_q:
+            raise UserError(f"{where}: world model '{model.variant}' has no Q-functions; give it a num_q of at least 2")
+        if not run_config.settings.get("online"):
+            return
         if len(model.tasks) > 1:
             raise UserError(f"{where}: online training takes a world model of one task; name one with tasks: each")
         if model.settings.horizon > run_config.settings["horizon"]:

@@ -34,8 +34,8 @@ def _weights(steps: int, rho: float, like: Tensor) -> Tensor:
 BLOCK_ROWS = 1024
 
 
-def _blocks(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Runs of time steps of tensors [T, B, ...], the first of which says B; all at once where it is on a GPU."""
+def blocks(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Runs along the first axis of tensors [T, B, ...], the first of which says B; all at once where it is on a GPU."""
     steps = max(1, BLOCK_ROWS // parts[0].shape[1]) if parts[0].device.type == "cpu" else len(parts[0])
     return zip(*(part.split(steps) for part in parts), strict=True)
 
@@ -62,18 +62,18 @@ def world_model_loss(
     weight = _weights(len(batch.action), config.rho, z)
     consistency = sum(
         (w * F.mse_loss(reached, seen, reduction="none").mean((1, 2))).sum()
-        for reached, seen, w in _blocks(z[1:], next_z.detach(), weight)
+        for reached, seen, w in blocks(z[1:], next_z.detach(), weight)
     )
     reward = sum(
         (w * model.reward_loss(model.reward_output(latent, action, task), r).mean(1)).sum()
-        for latent, action, r, w in _blocks(z[:-1], batch.action, batch.reward, weight)
+        for latent, action, r, w in blocks(z[:-1], batch.action, batch.reward, weight)
     )
     loss = config.consistency_coef * consistency + config.reward_coef * reward
     terms = {"consistency_loss": consistency.detach(), "reward_loss": reward.detach()}
     if value_target is not None:
         value = sum(
             (w * model.q_loss(model.q_output(latent, action, task), y).mean((0, 2))).sum()
-            for latent, action, y, w in _blocks(z[:-1], batch.action, value_target, weight)
+            for latent, action, y, w in blocks(z[:-1], batch.action, value_target, weight)
         )
         loss = loss + config.value_coef * value
         terms["value_loss"] = value.detach()
@@ -95,7 +95,7 @@ def td_target(
         members: indices of the two target Q-functions [2].
     """
     values = []
-    for z, epsilon in _blocks(next_z, noise):
+    for z, epsilon in blocks(next_z, noise):
         action, _ = model.prior(z, batch.task, epsilon)
         values.append(model.q_value(z, action, batch.task, members, target=True).amin(0))
     return batch.reward + discount * (1.0 - batch.terminated) * torch.cat(values)
@@ -120,7 +120,7 @@ def policy_prior_loss(
         z_0, which counts as 1 where it is less.
     """
     values, entropies = [], []
-    for latent, epsilon in _blocks(z.detach(), noise):
+    for latent, epsilon in blocks(z.detach(), noise):
         action, entropy = model.prior(latent, task, epsilon)
         values.append(model.q_value(latent, action, task, members).mean(0))
         entropies.append(entropy)

@@ -51,6 +51,18 @@ def load_model(folder: Path) -> tuple[WorldModel, ModelConfig]:
     return model.to(runs.default_device()).eval(), settings
 
 
+def index_of(task: str, model_config: ModelConfig, folder: Path) -> int:
+    """A task's place among a world model's tasks.
+
+    Raises:
+        UserError: the model of `folder` was not trained on it.
+    """
+    if task not in model_config.tasks:
+        trained = ", ".join(model_config.tasks)
+        raise UserError(f"{folder}: world model of {trained}, not of '{task}'; pre-train one that has it")
+    return model_config.tasks.index(task)
+
+
 def open_data(folders: list[Path], tasks: tuple[str, ...]) -> list[Episodes]:
     """The data sets of `tasks`, in that order, verified.
 

@@ -57,15 +57,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 def commit() -> str:
     """The commit this code is at, with "-dirty" where tracked files differ from it; "unknown" outside a repository."""
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*words: str) -> str | None:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    head = git("rev-parse", "HEAD")
-    changed = "-dirty" if head and git("status", "--porcelain", "--untracked-files=no") else ""
-    return f"{head}{changed}" if head else "unknown"
+    git = ["git", "-C", str(Path(__file__).parent)]
+    describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 def provenance(config: Config, started: float, **facts: Any) -> dict[str, Any]:
@@ -162,12 +156,15 @@ class Run:
         config: its resolved config; its hash names the state folder.
         tensorboard: also write TensorBoard event files beside the metrics.
         save_every: seconds between saves of the state.
+        model: folder of the world model that a baseline's run starts from, if any.
     """
 
-    def __init__(self, out: Path, config: Config, tensorboard: bool = False, save_every: float = 60.0) -> None:
+    def __init__(
+        self, out: Path, config: Config, tensorboard: bool = False, save_every: float = 60.0, model: Path | None = None
+    ) -> None:
         if (out / "config.yaml").exists():
             check_same_config(config, read_yaml(out / "config.yaml"), out / "config.yaml")
-        self.out, self.config, self.save_every = out, config, save_every
+        self.out, self.config, self.save_every, self.model = out, config, save_every, model
         digest = hashlib.sha256(dump(config).encode()).hexdigest()[:16]
         self.state_folder = _state_root(out) / digest
         self.state_folder.mkdir(parents=True, exist_ok=True)

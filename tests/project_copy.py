@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("pwm", "baselines", "workflows", "profiles", "Snakefile", "environment.yml")
+PARTS = ("pwm", "baselines", "workflows", "profiles", "Snakefile", "environment.yml", "results/published")
 BIN = Path(sys.executable).parent
 
 

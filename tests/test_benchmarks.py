@@ -11,7 +11,7 @@ import torch
 from project_copy import ROOT
 from support import TINY_POLICY, make_batch, make_model, model_settings, refusal
 
-from benchmarks import updates
+from benchmarks import planning, updates
 from benchmarks.plain import PlainModel, PlainPolicy, critics_of, q_functions_of
 from pwm import model_learning
 from pwm.agent import PolicyTrainer
@@ -97,6 +97,8 @@ CPU = torch.device("cpu")
         lambda: updates.policy_updates(4, CPU),
         lambda: updates.model_updates("single", "single", 4, CPU),
         lambda: updates.model_updates("5", "multi", 4, CPU),
+        lambda: planning.plans(2, CPU, iterations=1, samples=20, elites=4, prior_samples=4),
+        lambda: planning.updates(CPU, 4),
     ],
 )
 def test_every_rival_runs_and_does_the_same_products(rivals, monkeypatch):

@@ -102,6 +102,7 @@ def test_runs_share_the_models_there_are(matrix):
     assert pick("locomotion", "hopper", "pwm", "quick", 1) == ModelId("locomotion", "default", "hopper", 1)
     assert pick("mt30", "walker-walk", "pwm", "default", 3) == ModelId("mt30", "default", "walker-walk", 1)
     assert pick("mt30", "walker-walk", "pwm", "multitask", 3) == ModelId("mt30", "multitask", "all", 1)
+    assert pick("mt30", "walker-walk", "ppo", "default", 3) is None
 
 
 def test_merge_order_is_defaults_suite_variant_task(matrix):
@@ -182,6 +183,11 @@ MISTAKES = [
     ("multitask, horizon: 8}", "multitask, online: {}}", ["pwm.multitask", "one task", "tasks: each"]),
     ("multitask, horizon: 8}", "multitask, only: [walker-wlk]}", ["pwm.multitask", "only", "'walker-wlk'"]),
     ("multitask, horizon: 8}", "multitask, only: []}", ["pwm.multitask", "only", "'[]'"]),
+    (
+        "      ppo: {default: {gamma",
+        "      tdmpc2: {default: {world_model: default}}\n      ppo: {default: {gamma",
+        ["algorithms.tdmpc2.default", "'default' has no Q-functions", "num_q"],
+    ),
     ("world_model: multitask", "world_model: multi", ["pwm.multitask", "'multi'", "default, multitask"]),
     ("seeds: 2\n", "seeds: 2\n    seeds: 3\n", ["small.yaml", "'seeds' is given twice"]),
     ("suites:", "suites: [", ["small.yaml", "not valid YAML"]),
@@ -265,5 +271,6 @@ def test_the_scales_that_are_shipped_hold():
         built = Matrix(file.stem)
         assert built.runs() and all(resolved(built, run).scale == file.stem for run in built.runs())
         for run in built.runs():
-            if run.algorithm == "pwm":
-                assert run.task in built.tasks_of(built.model_of(run))
+            model = built.model_of(run)
+            assert (model is not None) or run.algorithm != "pwm"
+            assert model is None or run.task in built.tasks_of(model)

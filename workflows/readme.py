@@ -1,6 +1,6 @@
 """Put a finished scale's figures and numbers into its page: python -m workflows.readme --scale demo
 
-Copies the figures that the page shows into docs/<scale>/ and fills its marked sections: the table of scores, the costs.
+Copies the figures that the page shows into docs/<scale>/ and fills its marked sections: tables by their stems, costs.
 """
 
 import argparse
@@ -52,16 +52,18 @@ def main() -> None:
     parser.add_argument("--scale", choices=PAGES, default="demo")
     scale = parser.parse_args().scale
     page, results, docs = PAGES[scale], Path("results") / scale, Path("docs") / scale
-    table, benchmarks = results / "tables" / "per_task_scores.md", results / "benchmarks"
-    for needed in (table, benchmarks):
+    text = page.read_text(encoding="utf-8")
+    sections = [name for name in re.findall(r"<!-- (\w+) -->", text) if name != "end"]
+    sources = {name: results / "tables" / f"{name}.md" for name in sections} | {"costs": results / "benchmarks"}
+    for needed in sources.values():
         if not needed.exists():
             raise UserError(f"{needed} does not exist; run make reproduce SCALE={scale} first")
-    text = page.read_text(encoding="utf-8")
     docs.mkdir(parents=True, exist_ok=True)
     for name in re.findall(rf"\]\((?:docs/)?{scale}/(\w+\.png)\)", text):
         shutil.copy(Path("figures") / scale / name, docs)
-    text = fill(text, "per_task_scores", table.read_text(encoding="utf-8"))
-    page.write_text(fill(text, "costs", costs(benchmarks)), encoding="utf-8")
+    for name, source in sources.items():
+        text = fill(text, name, costs(source) if name == "costs" else source.read_text(encoding="utf-8"))
+    page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -84,10 +84,14 @@ def model_data(wildcards):
     return [f"results/{wildcards.scale}/data/{task}/episodes/meta.json" for task in tasks]
 
 
-def model_of_run(wildcards):
-    """The world model that a PWM run starts from."""
-    model = matrix(wildcards.scale).model_of(run_id(wildcards, "pwm"))
-    return f"results/{wildcards.scale}/models/{model.path}/model.safetensors"
+def model_of_run(algorithm):
+    """The world model that a run of this algorithm starts from; none where its settings name none."""
+
+    def of_wildcards(wildcards):
+        model = matrix(wildcards.scale).model_of(run_id(wildcards, algorithm))
+        return f"results/{wildcards.scale}/models/{model.path}/model.safetensors" if model else []
+
+    return of_wildcards
 
 
 def run_files(name):

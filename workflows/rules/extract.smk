@@ -4,7 +4,7 @@
 rule extract:
     input:
         config="results/{scale}/runs/{suite}/{task}/pwm/{variant}/seed{seed}/config.yaml",
-        model=model_of_run,
+        model=model_of_run("pwm"),
         data="results/{scale}/data/{task}/episodes/meta.json",
     output:
         policy="results/{scale}/runs/{suite}/{task}/pwm/{variant}/seed{seed}/policy/model.safetensors",

@@ -1,0 +1,66 @@
+"""TD-MPC2's planning and update against the plain versions: python -m benchmarks.planning
+
+At the 5M size, for one task of 6 actions. The plain version plans for one environment after the other.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from baselines.tdmpc2 import Planning
+from benchmarks.plain import PlainPlanner
+from benchmarks.timing import ROUNDS, table
+from benchmarks.updates import (
+    ACTION_DIMS,
+    HEADER,
+    OBSERVATION_DIM,
+    PRECISIONS,
+    compare,
+    conditions,
+    model_updates,
+    product_rates,
+)
+from pwm.config import WorldModelConfig
+from pwm.nn.world_model import WorldModel
+from pwm.planning import Planner
+from pwm.runs import default_device
+
+HORIZON = 3
+
+
+def plans(environments: int, device: torch.device, **sizes: int) -> dict[str, Callable[[], object]]:
+    """A decision in so many environments, by the paper's search unless `sizes` say otherwise."""
+    model = WorldModel(WorldModelConfig(size="5"), OBSERVATION_DIM, ACTION_DIMS["single"]).to(device).eval()
+    task = torch.zeros(environments, dtype=torch.long, device=device)
+    with torch.no_grad():
+        z = model.encode(torch.randn(environments, OBSERVATION_DIM, device=device), task)
+    search = Planning(**sizes).model_dump()
+    begins = torch.ones_like(task, dtype=torch.bool)
+    planners = {name: Planner(model, 0.99, HORIZON, **search, precision=name, seed=0) for name in PRECISIONS}
+    ours = {name: partial(planner, z, task, begins) for name, planner in planners.items()}
+    return {"plain": partial(PlainPlanner(planners["float32"]).plan, z, task)} | ours
+
+
+def updates(device: torch.device, batch_size: int = 256) -> dict[str, Callable[[], object]]:
+    """An update of the model, with Q-functions and policy prior, on windows of 3 steps."""
+    rivals = model_updates("5", "single", batch_size, device, HORIZON)
+    return {name: work for name, work in rivals.items() if name in ("plain", *PRECISIONS)}
+
+
+def report(device: torch.device, rounds: int = ROUNDS) -> str:
+    """The table, in Markdown."""
+    rows, peak = [], product_rates(device)
+    for title, make in (
+        ("a decision, 1 environment", lambda: plans(1, device)),
+        ("a decision, 10 environments", lambda: plans(10, device)),
+        ("an update, B 256, H 3", lambda: updates(device)),
+    ):
+        rows += compare(title, make(), peak, device, rounds)
+    return f"{conditions(peak, device, rounds)}\n\n{table(HEADER, rows)}"
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m benchmarks.planning", description=__doc__.splitlines()[0]).parse_args()
+    print("\n" + report(default_device()))
