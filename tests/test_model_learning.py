@@ -16,6 +16,7 @@ from pwm.data.windows import Batch
 from pwm.model_learning import ModelTrainer, discount_factor, policy_prior_loss, td_target, world_model_loss
 from pwm.nn.optimisation import apply_gradients, linear_decay
 from pwm.nn.world_model import WorldModel
+from pwm.open_loop import open_loop_error
 from pwm.pretrain import pretrain
 from pwm.runs import Run
 
@@ -285,3 +286,25 @@ def test_training_that_explodes_is_stopped(tmp_path, monkeypatch):
         pretrain(run, [Episodes.open(write_episodes(tmp_path / "data", "hopper"))])
     kept = torch.load(run.state_folder / "state.pt", weights_only=True)["state"]["trainer"]["model"]
     assert all(value.isfinite().all() for value in kept.values())
+
+
+@pytest.mark.parametrize("bins", [0, 11])
+def test_open_loop_errors_window_by_window(bins):
+    torch.manual_seed(0)
+    model, batch = make_model(bins=bins), make_batch(horizon=3, size=7)
+    latent, reward = open_loop_error(model, batch)
+    wrong, off = torch.zeros(3), torch.zeros(3)
+    for b in range(7):
+        task = batch.task[b : b + 1]
+        z = model.encode(batch.obs[0, b : b + 1], task)
+        for h in range(3):
+            action = batch.action[h, b : b + 1]
+            predicted = model.decode_reward(model.reward(z, action, task)).item()
+            off[h] += (predicted - batch.reward[h, b].item()) ** 2 / 7
+            z = model.next(z, action, task)
+            seen = model.encode(batch.obs[h + 1, b : b + 1], task)
+            wrong[h] += sum((x - y).item() ** 2 for x, y in zip(z[0], seen[0], strict=True)) / 7
+    seen = torch.cat([model.encode(obs, batch.task) for obs in batch.obs[1:]])
+    spread = sum(column.var().item() for column in seen.T)
+    torch.testing.assert_close(latent, wrong / spread, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(reward, off / batch.reward.flatten().var(), rtol=1e-4, atol=1e-6)
