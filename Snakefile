@@ -25,6 +25,7 @@ for file in sorted((ROOT / "workflows" / "rules" / "baselines").glob("*.smk")):
 
 include: "workflows/rules/evaluate.smk"
 include: "workflows/rules/collate.smk"
+include: "workflows/rules/gradients.smk"
 include: "workflows/rules/plot.smk"
 include: "workflows/rules/tabulate.smk"
 include: "workflows/rules/film.smk"
@@ -33,6 +34,7 @@ include: "workflows/rules/film.smk"
 localrules:
     all,
     configure_data,
+    configure_gradients,
     configure_model,
     configure_run,
 

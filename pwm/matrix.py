@@ -17,6 +17,7 @@ from pwm.config import CollectConfig, Config, Count, DataConfig, EvaluationConfi
 from pwm.data.tdmpc2_files import official_set
 from pwm.envs.tasks import SUITES, get_task
 from pwm.errors import UserError
+from pwm.gradient_settings import GradientsConfig
 from pwm.yaml_files import merge, read_yaml
 
 Settings = dict[str, Any]
@@ -52,6 +53,7 @@ class ScaleConfig(Config):
     suites: Annotated[dict[str, SuiteConfig], Field(min_length=1)]
     episodes: Positive = 10  # of a final evaluation
     evaluation: EvaluationConfig = EvaluationConfig()
+    gradients: GradientsConfig = GradientsConfig()
     resources: dict[str, Resources] = Field(default_factory=dict)  # by rule; `default` for the others
     tdmpc2_data: str = "data/tdmpc2"  # folder of TD-MPC2's official files, mt30/*.pt and mt80/*.pt
 
@@ -129,7 +131,7 @@ class Matrix:
         self.config = config.validate(ScaleConfig, read_yaml(file), str(file))
         self._configs: dict[RunId | ModelId | str, Config] = {}
         rules = {"default", "collect", "import", "pretrain", "extract", "evaluate", "collate", "plot", "tabulate"}
-        rules |= {"film_strip", *algorithms.names()}
+        rules |= {"film_strip", "ball_wall", "gradients", *algorithms.names()}
         if unknown := self.config.resources.keys() - rules:
             raise UserError(f"{file}: resources: unknown rule '{min(unknown)}'; choose from {', '.join(sorted(rules))}")
         for suite, settings in self.config.suites.items():

@@ -55,21 +55,19 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def commit() -> str:
+    """The commit this code is at, with "-dirty" where tracked files differ from it; "unknown" outside a repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
 def provenance(config: Config, started: float, **facts: Any) -> dict[str, Any]:
     """What a manifest.json holds: commit, command, versions, hardware, seed, times and the stage's own facts."""
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*words: str) -> str | None:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    if commit and git("status", "--porcelain", "--untracked-files=no"):
-        commit += "-dirty"
     installed = {name: metadata.version(name) for name in PACKAGES}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "commit": commit or "unknown",
+        "commit": commit(),
         "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "versions": {"python": platform.python_version(), **installed},
         "hardware": {

@@ -209,6 +209,11 @@ def performance_profile(
     return {name: _bootstrap(measure, matrix, reps, seed) for name, matrix in matrices.items()}
 
 
+def mean_curve(curves: np.ndarray, reps: int = REPS, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of curves `[runs, K]` with a pointwise 95% band (NaN below 2 runs): three arrays `[K]`."""
+    return _bootstrap(lambda sample: sample.mean(axis=(0, 1)), curves[:, None], reps, seed)
+
+
 def _bootstrap(
     measure: Callable[..., np.ndarray], scores: np.ndarray | list[np.ndarray], reps: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

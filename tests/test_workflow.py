@@ -112,6 +112,11 @@ def test_a_changed_world_model_reruns_its_own_runs_only(project: Path, edited) -
     assert drawn == {"configure_model": 1, "pretrain": 1, "extract": 4, "tdmpc2": 4, "evaluate": 8, "collate": 1}
 
 
+def test_a_measurement_is_made_again_by_itself(project: Path, edited) -> None:
+    edited("workflows/config/test.yaml", "ball_wall: {seeds: 2", "ball_wall: {seeds: 3")
+    assert planned(project) == {"configure_gradients": 1, "ball_wall": 1, "plot_ball_wall": 1}
+
+
 def test_a_figure_is_redrawn_from_committed_scores_without_training(project: Path, tmp_path: Path) -> None:
     for part in PARTS:
         (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +169,7 @@ BAD_INPUT = {
     "unknown setting": (("env_steps: 256", "env_step: 256"), "scale=test", "did you mean 'env_steps'?"),
     "wrong type": (("env_steps: 256", "env_steps: many"), "scale=test", "'env_steps': input should be a valid integer"),
     "negative budget": (("env_steps: 256", "env_steps: -256"), "scale=test", "'env_steps'"),
+    "unknown setting of a measurement": (("starts: 10", "start: 10"), "scale=test", "did you mean 'starts'?"),
     "unknown task": (("hopper: {}", "hoper: {}"), "scale=test", "hopper"),
     "unknown algorithm": (("ppo:", "pop:"), "scale=test", "unknown algorithm 'pop'; did you mean 'ppo'?"),
 }

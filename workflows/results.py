@@ -4,10 +4,15 @@ All scripts beside this module take the same arguments, so that one rule draws a
 
     python -m workflows.figures.per_task --scores results/demo/scores.csv --curves results/demo/curves.csv \\
         --expected results/demo/expected.csv --data results/demo/data.csv --scale demo --out figures/demo/per_task
+
+but for figures of a measurement that is not made of runs, which have its one file in the place of those four:
+
+    python -m workflows.figures.ball_wall --measured results/demo/gradients/ball_wall.csv --scale demo \\
+        --out figures/demo/ball_wall
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +45,28 @@ class Aggregate:
     started: bool  # whether any run is there
     matrix: np.ndarray  # [have, tasks]
     estimates: dict[str, statistics.Estimate]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The CSV file of a measurement, and where its drawing goes (`out`, a path without suffix)."""
+
+    table: pd.DataFrame
+    scale: str
+    out: Path
+    module: str
+
+    @property
+    def commits(self) -> str:
+        """Commits that measured it, as the file itself tells."""
+        return ", ".join(sorted(self.table["commit"].unique()))
+
+    @property
+    def command(self) -> str:
+        """The command that draws this at the files' usual places: the same wherever it was in fact run."""
+        stem = self.module.rpartition(".")[2]
+        measured = f"--measured results/{self.scale}/gradients/{stem}.csv"
+        return f"python -m {self.module} {measured} --scale {self.scale} --out figures/{self.scale}/{stem}"
 
 
 @dataclass(frozen=True)
@@ -136,21 +163,51 @@ def read_results(script: str, description: str, argv: Sequence[str] | None = Non
     Raises:
         UserError: a file is missing or damaged, or holds another scale.
     """
-    path = Path(script)
-    module = f"workflows.{path.parent.name}.{path.stem}"
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description.partition("\n")[0])
-    for name in INPUTS:
-        parser.add_argument(f"--{name}", type=Path, required=True, help=f"results/<scale>/{name}.csv")
-    parser.add_argument("--scale", required=True, help="name of the scale, such as demo")
-    parser.add_argument("--out", type=Path, required=True, help="output path without suffix")
-    args = parser.parse_args(argv)
+    module, args = _parse(script, description, {name: f"{name}.csv" for name in INPUTS}, argv)
     scores, curves = statistics.load_scores(args.scores), statistics.load_curves(args.curves)
     data = statistics.load_scores(args.data)
     for table, file in ((scores, args.scores), (curves, args.curves), (data, args.data)):
-        if others := sorted({*table["scale"]} - {args.scale}):
-            raise UserError(f"{file} holds scale {others[0]}, not {args.scale}: give the files of one scale")
+        _check_scale(table, file, args.scale)
     scores = pd.concat([scores, data], ignore_index=True) if len(data) else scores
     return Results(scores, curves, statistics.load_expected(args.expected), args.scale, args.out, module)
+
+
+def read_measured(script: str, description: str, columns: Sequence[str], argv: Sequence[str] | None = None) -> Measured:
+    """The same for a figure of a measurement, whose file has `columns` beside `scale` and `commit`.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds another scale.
+    """
+    stem = Path(script).stem
+    module, args = _parse(script, description, {"measured": f"gradients/{stem}.csv"}, argv)
+    mend = f"make it again by snakemake --cores 1 results/{args.scale}/gradients/{stem}.csv"
+    try:
+        table = pd.read_csv(args.measured, dtype={"scale": str, "commit": str})
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise UserError(f"{args.measured} cannot be read ({' '.join(str(error).split())}): {mend}") from None
+    if missing := [column for column in ("scale", "commit", *columns) if column not in table]:
+        raise UserError(f"{args.measured} has no column {', '.join(missing)}: {mend}")
+    _check_scale(table, args.measured, args.scale)
+    return Measured(table, args.scale, args.out, module)
+
+
+def _parse(
+    script: str, description: str, inputs: Mapping[str, str], argv: Sequence[str] | None
+) -> tuple[str, argparse.Namespace]:
+    """The script's module, and its command line: an argument for each input, a file below results/<scale>."""
+    path = Path(script)
+    module = f"workflows.{path.parent.name}.{path.stem}"
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description.partition("\n")[0])
+    for name, file in inputs.items():
+        parser.add_argument(f"--{name}", type=Path, required=True, help=f"results/<scale>/{file}")
+    parser.add_argument("--scale", required=True, help="name of the scale, such as demo")
+    parser.add_argument("--out", type=Path, required=True, help="output path without suffix")
+    return module, parser.parse_args(argv)
+
+
+def _check_scale(table: pd.DataFrame, file: Path, scale: str) -> None:
+    if others := sorted({*table["scale"]} - {scale}):
+        raise UserError(f"{file} holds scale {others[0]}, not {scale}: give the files of one scale")
 
 
 def name_of(algorithm: str, variant: str) -> str:

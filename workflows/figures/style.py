@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from workflows.results import REFERENCES, Results, name_of
+from workflows.results import REFERENCES, Measured, Results, name_of
 
 COLUMN, PAGE = 3.3, 6.9  # widths in inches
 GREY = "#666666"
@@ -117,7 +117,7 @@ def watermark(figure: Figure, scale: str) -> None:
         ).set_in_layout(False)
 
 
-def save(figure: Figure, data: pd.DataFrame, results: Results) -> None:
+def save(figure: Figure, data: pd.DataFrame, results: Results | Measured) -> None:
     """Write `<out>.pdf`, `<out>.png` (200 dpi) and `<out>.csv`, the data drawn; the same bytes from the same data."""
     watermark(figure, results.scale)
     about = {"Commit": results.commits, "Scale": results.scale, "Command": results.command}

@@ -1,4 +1,8 @@
-# One rule per figure script: workflows/figures/<stem>.py draws figures/<scale>/<stem>.{pdf,png,csv}.
+# One rule per figure script: workflows/figures/<stem>.py draws figures/<scale>/<stem>.{pdf,png,csv}, from the CSV files
+# of all runs or from those of a measurement of its own.
+RUN_TABLES = {name: f"results/{{scale}}/{name}.csv" for name in ("scores", "curves", "expected", "data")}
+DRAWN_FROM = dict.fromkeys(FIGURES, RUN_TABLES)
+DRAWN_FROM |= {stem: {"measured": f"results/{{scale}}/gradients/{stem}.csv"} for stem in MEASURED}
 
 for stem in FIGURES:
 
@@ -6,10 +10,7 @@ for stem in FIGURES:
         name:
             f"plot_{stem}"
         input:
-            scores="results/{scale}/scores.csv",
-            curves="results/{scale}/curves.csv",
-            expected="results/{scale}/expected.csv",
-            data="results/{scale}/data.csv",
+            **DRAWN_FROM[stem],
             script=code(f"workflows/figures/{stem}.py"),
             shared=SHARED_CODE["figures"],
         output:
@@ -34,7 +35,7 @@ for stem in FIGURES:
             gpu=need("plot", "gpu"),
         params:
             module=f"workflows.figures.{stem}",
+            files=[part for name, path in DRAWN_FROM[stem].items() for part in (f"--{name}", path)],
             out=f"figures/{{scale}}/{stem}",
         shell:
-            "python -m {params.module} --scores {input.scores:q} --curves {input.curves:q}"
-            " --expected {input.expected:q} --data {input.data:q} --scale {wildcards.scale} --out {params.out:q} > {log:q} 2>&1"
+            "python -m {params.module} {params.files:q} --scale {wildcards.scale} --out {params.out:q} > {log:q} 2>&1"
