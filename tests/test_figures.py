@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 from PIL import Image
-from synthetic_results import DMCONTROL, MATRIX, arguments, write_results
+from synthetic_results import DMCONTROL, MATRIX, REFERENCES, arguments, write_results
 
 from pwm import statistics
 from workflows.figures import learning_curves, learning_curves_wall_time, locomotion_aggregate, per_task, style
@@ -114,7 +114,9 @@ def test_colours_by_algorithm_and_marks_by_variant(tmp_path):
 
 def test_more_unknown_algorithms_than_colours_still_draw(tmp_path):
     pairs = [(f"new{index}", "default") for index in range(len(style.SPARE_COLOURS) + 1)]
-    assert len(style.looks(read(per_task, tmp_path, matrix={"mt30": {"walker-walk": pairs}}))) == len(pairs) + 3
+    assert len(style.looks(read(per_task, tmp_path, matrix={"mt30": {"walker-walk": pairs}}))) == len(pairs) + len(
+        REFERENCES
+    )
 
 
 def test_per_task_draws_means_of_seeds_and_names_missing_runs(partial):
