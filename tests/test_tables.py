@@ -69,12 +69,15 @@ def test_extraction_by_hand(partial, tmp_path, monkeypatch):
     row = numbers.query("task == 'walker-walk' and variant == 'default'").iloc[0]
     walker = scores.query("task == 'walker-walk' and algorithm == 'pwm' and variant == 'default'")
     assert row["of_best_policy"] == pytest.approx(walker.score.mean() / data["best_policy"], rel=1e-6)
-    assert (row["best"], row["minutes"]) == pytest.approx((data["best"], walker.train_wall_s.max() / 60), rel=1e-6)
-    assert row["promised"] == pytest.approx(np.mean([60 / 40, 61 / 40, 62 / 40]), rel=1e-6)  # as the curves end
+    assert [row[f"data_{name}"] for name in data.index] == pytest.approx(data.tolist(), rel=1e-6)
+    assert row["mean"] == pytest.approx(walker.score.mean(), rel=1e-6)
+    assert row["minutes"] == pytest.approx(walker.train_wall_s.max() / 60, rel=1e-6)
+    assert row["promised"] == pytest.approx((60 + 61 + 62) / (3 * 40), rel=1e-6)  # as the curves end
     assert (row["tdmpc2"], row["pwm"]) == (0.979, 0.9858)  # results/published/scores.csv
     hopper = numbers.query("task == 'hopper'").iloc[0]
     assert np.isnan(hopper["tdmpc2"])  # another simulator's return
     lines = {(line[1], line[5]): line for line in rows_of(written["md"])}
+    assert lines["walker-walk", "default"][2:5] == [f"{data[name]:.3f}" for name in ("mean", "best", "best_policy")]
     assert lines["walker-walk", "default"][6] == f"{walker.score.mean():.3f} ± {walker.score.std():.3f} (3)"
     assert lines["cheetah-run", "multitask"][6:10] == ["not run (0/3)", "–", "–", "–"]
 

@@ -16,7 +16,7 @@ CONTESTANTS = {"tdmpc2": "TD-MPC2, published", "pwm": "PWM, published"}
 NOTE = (
     "Scores as in per_task_scores. Best policy: the best of the learner's checkpoints that acted in the data, without "
     "noise. Of best policy: PWM's mean over it. Promised / earned: at the end of training, the critic's value of the "
-    "first states over the discounted return from there, mean over seeds. Minutes: of training, the longest run. "
+    "first states over the discounted return from there, means over seeds. Minutes: of training, the longest run. "
     "Published: offline multi-task on MT30, `results/published/scores.csv`; locomotion is another simulator's there."
 )
 
@@ -37,10 +37,10 @@ def measure(results: Results) -> pd.DataFrame:
                 last = curves.sort_values("updates").groupby("seed").tail(1)
                 best = data.get((suite, task, "best_policy"), np.nan)
                 row = {"suite": suite, "task": task, "unit": unit_of(suite, task), "variant": variant}
-                row |= {name: data.get((suite, task, name), np.nan) for name in DATA}
+                row |= {f"data_{name}": data.get((suite, task, name), np.nan) for name in DATA}
                 row |= {"mean": scores["score"].mean(), "std": scores["score"].std(ddof=1), "n": have, "expected": want}
                 row |= {"of_best_policy": scores["score"].mean() / best}
-                row |= {"promised": (last["start_value"] / last["discounted_return"]).mean()}
+                row |= {"promised": last["start_value"].mean() / last["discounted_return"].mean()}
                 row |= {"minutes": scores["train_wall_s"].max() / 60}
                 row |= {
                     name: published.get((task, name), np.nan) if suite == "mt30" else np.nan for name in CONTESTANTS
@@ -56,7 +56,7 @@ def set_cells(numbers: pd.DataFrame) -> pd.DataFrame:
         decimals = 0 if row.unit == "return" else 3
         show = lambda value, digits=decimals: "–" if np.isnan(value) else number(value, digits)  # noqa: E731
         line = {"Suite": SUITES.get(row.suite, row.suite), "Task": row.task}
-        line |= {title: show(getattr(row, name)) for name, title in DATA.items()}
+        line |= {title: show(getattr(row, f"data_{name}")) for name, title in DATA.items()}
         line |= {"Variant": row.variant, "PWM": cell(row), "of best policy": show(row.of_best_policy, 2)}
         line |= {"promised / earned": show(row.promised, 2), "minutes": show(row.minutes, 1)}
         line |= {title: show(getattr(row, name)) for name, title in CONTESTANTS.items()}
