@@ -165,7 +165,7 @@ def test_episodes_are_imported_where_a_scale_says_so(project: Path, edited, tmp_
 BAD_INPUT = {
     "unknown scale": ((), "scale=tset", "unknown scale 'tset'"),
     "unknown command-line key": ((), "sclae=test", "unknown key 'sclae'"),
-    "unknown key": (("2\n    collect:", "2\n    sedes: 2\n    collect:"), "scale=test", "key 'suites.locomotion.sedes'"),
+    "unknown key": (("2\n    collect:", "2\n    sedes: 2\n    collect:"), "scale=test", "'suites.locomotion.sedes'"),
     "unknown setting": (("env_steps: 256", "env_step: 256"), "scale=test", "did you mean 'env_steps'?"),
     "wrong type": (("env_steps: 256", "env_steps: many"), "scale=test", "'env_steps': input should be a valid integer"),
     "negative budget": (("env_steps: 256", "env_steps: -256"), "scale=test", "'env_steps'"),
