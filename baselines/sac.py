@@ -8,7 +8,7 @@ import numpy as np
 
 from pwm import config
 from pwm.algorithms import Policy
-from pwm.config import Positive, RunConfig, SACSettings
+from pwm.config import Positive, SACSettings
 from pwm.envs.tasks import SUITES as ALL_SUITES
 from pwm.envs.tasks import get_task
 
@@ -43,11 +43,9 @@ def train(run: "Run") -> None:
 
 def load_policy(folder: Path) -> Policy:
     """The deterministic policy of a finished run."""
-    from pwm.runs import load_checkpoint
+    from pwm.evaluate import load_trained
 
-    tensors, saved = load_checkpoint(folder)
-    run_config = config.validate(RunConfig, saved["config"], str(folder / "config.json"))
-    settings = config.validate(Settings, run_config.settings, str(folder / "config.json"))
+    tensors, _, run_config, settings = load_trained(folder, Settings)
     return _policy(tensors, settings, run_config.task)
 
 

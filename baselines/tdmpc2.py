@@ -81,13 +81,12 @@ def load_policy(folder: Path) -> Policy:
     Raises:
         UserError: a checkpoint is missing or damaged, or the pre-trained world model is another one than was scored.
     """
+    from pwm.evaluate import load_trained
     from pwm.extract import fingerprint
     from pwm.pretrain import build_model, index_of, load_model
-    from pwm.runs import default_device, load_checkpoint
+    from pwm.runs import default_device
 
-    tensors, saved = load_checkpoint(folder)
-    run_config = config.validate(RunConfig, saved["config"], str(folder / "config.json"))
-    settings = config.validate(Settings, run_config.settings, str(folder / "config.json"))
+    tensors, saved, run_config, settings = load_trained(folder, Settings)
     if settings.world_model is None:
         model = build_model(_objective(settings), (run_config.task,))
         model.load_state_dict(tensors)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from pwm import algorithms, config, envs, runs
 from pwm.algorithms import Policy
-from pwm.config import RunConfig
+from pwm.config import AnyConfig, RunConfig
 from pwm.envs.tasks import RETURN_UNIT, get_task
 from pwm.errors import UserError, exit_on_user_error
 
@@ -114,6 +115,19 @@ def curve_point(
 def curve_updates(total: int, points: int) -> set[int]:
     """The updates after which the learning curve has a point: equally spaced, the last included."""
     return {round(total * k / points) for k in range(1, points + 1)}
+
+
+def load_trained(
+    folder: Path, settings: type[AnyConfig]
+) -> tuple[dict[str, Tensor], dict[str, Any], RunConfig, AnyConfig]:
+    """A finished run's `policy/` folder: tensors, config.json, the run's config, and its settings as that class.
+
+    Raises:
+        UserError: a file is missing, damaged or of another format, or the settings are not of that class.
+    """
+    tensors, saved = runs.load_checkpoint(folder)
+    run_config = config.validate(RunConfig, saved["config"], str(folder / "config.json"))
+    return tensors, saved, run_config, config.validate(settings, run_config.settings, str(folder / "config.json"))
 
 
 def evaluate_run(folder: Path, episodes: int) -> dict[str, Any]:
