@@ -5,9 +5,10 @@ Heavy libraries are imported inside the functions, so that reading the settings 
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from pwm import config
 from pwm.algorithms import Policy
@@ -30,7 +31,7 @@ class Settings(Config):
     env_steps: Positive = 20_000_000  # decisions, over all environments
     num_envs: Positive = 64
     n_steps: Positive = 32  # per environment between updates
-    batch_size: Positive = 512
+    batch_size: Annotated[int, Field(ge=2)] = 512  # advantages are normalised within it
     n_epochs: Positive = 5
     learning_rate: Rate = 3e-4
     final_lr: Rate = 3e-4  # reached linearly

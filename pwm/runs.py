@@ -162,6 +162,8 @@ class Run:
     def __init__(
         self, out: Path, config: Config, tensorboard: bool = False, save_every: float = 60.0, model: Path | None = None
     ) -> None:
+        if out.is_file():
+            raise UserError(f"{out} is a file; name the run's folder")
         if (out / "config.yaml").exists():
             check_same_config(config, read_yaml(out / "config.yaml"), out / "config.yaml")
         self.out, self.config, self.save_every, self.model = out, config, save_every, model

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import run_config
+from support import refusal, run_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pwm.errors import exit_on_user_error
@@ -19,6 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return lambda **options: Run(tmp_path / "run", run_config("hopper", seed=4), **options)
+
+
+def test_a_file_in_the_folders_place_is_refused(run, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    refusal(run, str(tmp_path / "run"), "is a file")
+    assert (tmp_path / "run").read_text() == "mine"
 
 
 def test_tensorboard_holds_what_the_csv_holds(run, tmp_path):
