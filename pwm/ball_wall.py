@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from pwm import config, runs
+from pwm import config, provenance, runs
 from pwm.errors import exit_on_user_error
 from pwm.gradient_settings import BallWallConfig
 from pwm.nn.layers import Linear, Mish, NormedLinear, SimNorm
@@ -122,7 +122,7 @@ def measure(settings: BallWallConfig, scale: str) -> pd.DataFrame:
         for kind in NETWORKS:
             runs.seed_everything(seed)  # all kinds see the same angles
             tables.append(rows(kind, seed, fit(kind, settings), settings))
-    return pd.concat(tables).assign(scale=scale, commit=runs.commit())[COLUMNS]
+    return pd.concat(tables).assign(scale=scale, commit=provenance.commit())[COLUMNS]
 
 
 @exit_on_user_error

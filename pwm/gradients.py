@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pwm import config, runs
+from pwm import config, provenance, runs
 from pwm.config import PretrainConfig
 from pwm.data.windows import Batch
 from pwm.envs.differentiable import DifferentiableSimulation
@@ -202,7 +202,7 @@ def measure(settings: GradientQualityConfig, scale: str) -> pd.DataFrame:
         row for system in SYSTEMS for seed in range(settings.seeds) for row in measure_seed(system, seed, settings)
     ]
     sizes = {"policies": settings.policies, "samples": settings.samples}
-    return pd.DataFrame(found).assign(scale=scale, commit=runs.commit(), **sizes)[COLUMNS]
+    return pd.DataFrame(found).assign(scale=scale, commit=provenance.commit(), **sizes)[COLUMNS]
 
 
 @exit_on_user_error

@@ -1,4 +1,4 @@
-"""A stage's run: its folder, metrics, progress, resumable state, provenance and seeding.
+"""A stage's run: its folder, metrics, progress, resumable state and seeding.
 
 While a stage works, everything it writes lies in `state/<run>/<config hash>/`, which no rule declares and nothing
 deletes. When it is done, its outputs are renamed into the run's folder and the state is removed.
@@ -7,17 +7,12 @@ deletes. When it is done, its outputs are renamed into the run's folder and the 
 import csv
 import hashlib
 import json
-import os
-import platform
-import shlex
 import shutil
-import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +23,13 @@ from tqdm import tqdm
 
 from pwm.config import Config, dump
 from pwm.errors import UserError
+from pwm.locks import hold
+from pwm.provenance import provenance
 from pwm.yaml_files import read_yaml
 
 CHECKPOINT_FORMAT = 1
 CHECK_EVERY = 50  # updates whose metrics are read back from the device together
 EXPLODED = 1e12  # no metric of a healthy run comes near it
-PACKAGES = ("torch", "mujoco", "dm_control", "gymnasium", "numpy", "stable_baselines3")
 
 
 def default_device() -> torch.device:
@@ -53,35 +49,6 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def commit() -> str:
-    """The commit this code is at, with "-dirty" where tracked files differ from it; "unknown" outside a repository."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-
-
-def provenance(config: Config, started: float, **facts: Any) -> dict[str, Any]:
-    """What a manifest.json holds: commit, command, versions, hardware, seed, times and the stage's own facts."""
-    installed = {name: metadata.version(name) for name in PACKAGES}
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "commit": commit(),
-        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
-        "versions": {"python": platform.python_version(), **installed},
-        "hardware": {
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": gpu,
-        },
-        "device": str(default_device()),
-        "seed": config.seed,
-        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        **facts,
-    }
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
@@ -169,7 +136,8 @@ class Run:
         self.out, self.config, self.save_every, self.model = out, config, save_every, model
         digest = hashlib.sha256(dump(config).encode()).hexdigest()[:16]
         self.state_folder = _state_root(out) / digest
-        self.state_folder.mkdir(parents=True, exist_ok=True)
+        # A run whose Snakemake was killed may still be at work on the same state.
+        self._lock = hold(self.state_folder / "lock", str(out))
         self.device = default_device()
         self.rows: list[dict[str, Any]] = []
         self._watched: list[tuple[int, Mapping[str, Any]]] = []
@@ -271,23 +239,31 @@ class Run:
         }
         temporary = self.state_folder / "state.pt.tmp"
         torch.save(whole, temporary)
-        temporary.replace(self.state_folder / "state.pt")
+        state = self.state_folder / "state.pt"
+        if state.exists():
+            state.replace(self.state_folder / "previous.pt")
+        temporary.replace(state)
         self._saved = time.time()
 
     def load_state(self) -> dict[str, Any] | None:
-        """The state a killed run left, with metrics and RNGs restored; None where there is none.
+        """The state a killed run left, or if that is damaged the one before, with metrics and RNGs restored; None where
+        there is none.
 
         Raises:
-            UserError: the state is damaged.
+            UserError: all there is is damaged.
         """
-        path = self.state_folder / "state.pt"
-        if not path.exists():
+        paths = [self.state_folder / name for name in ("state.pt", "previous.pt")]
+        paths = [path for path in paths if path.exists()]
+        if not paths:
             return None
-        try:
-            whole = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path}: cannot be read ({reason}); delete it to start this run anew") from None
+        for path in paths:
+            try:
+                whole = self._read_state(path)
+                break
+            except Exception as error:  # torch raises many kinds for a damaged file
+                print(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})", file=sys.stderr)
+        else:
+            raise UserError(f"{self.state_folder}: no state there can be read; delete it to start this run anew")
         self.rows, self._elapsed_before = whole["rows"], whole["elapsed"]
         torch.set_rng_state(whole["torch_rng"].cpu())
         if whole["cuda_rng"]:
@@ -296,6 +272,12 @@ class Run:
         np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
         print(f"resuming from {path}", file=sys.stderr)
         return whole["state"]
+
+    def _read_state(self, path: Path) -> dict[str, Any]:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch itself does not compare checksums
+                raise ValueError(f"checksum of {damaged}")
+        return torch.load(path, map_location=self.device, weights_only=True)
 
     def finish(
         self, checkpoint: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any] | None = None, **facts: Any
@@ -317,7 +299,8 @@ class Run:
         if self.rows:
             self._write_metrics(staged / "metrics.csv")
         last = {key: self.rows[-1][key] for key in ("env_steps", "updates") if self.rows and key in self.rows[-1]}
-        manifest = provenance(self.config, self._started, train_wall_s=round(self.wall_time, 2), **last, **facts)
+        times = {"device": str(self.device), "train_wall_s": round(self.wall_time, 2)}
+        manifest = provenance(self.config, self._started, **times, **last, **facts)
         (staged / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         for item in sorted(_files(staged), key=lambda path: path.name == "manifest.json"):
             target = self.out / item.relative_to(staged)

@@ -269,12 +269,28 @@ def test_another_config_starts_anew(tmp_path, data):
     assert Run(tmp_path / "a", model_config("hopper", seed=1)).load_state() is None
 
 
-def test_damaged_state_is_refused(tmp_path):
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def flip_a_bit(path):
+    """In the tensor's own bytes, which torch would read without a word."""
+    content = path.read_bytes()
+    at = content.index(torch.ones(300).numpy().tobytes())
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+
+
+@pytest.mark.parametrize("spoil", [truncate, flip_a_bit])
+def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, capsys, spoil):
     run = Run(tmp_path / "a", model_config("hopper"), save_every=0.0)
-    run.save_state(lambda: {"x": torch.ones(3)})
-    state = run.state_folder / "state.pt"
-    state.write_bytes(state.read_bytes()[:100])
-    refusal(run.load_state, str(state), "delete it")
+    for count in (1, 2):
+        run.save_state(lambda count=count: {"x": torch.ones(300), "count": count})
+    newest, older = (run.state_folder / name for name in ("state.pt", "previous.pt"))
+    assert run.load_state()["count"] == 2
+    spoil(newest)
+    assert run.load_state()["count"] == 1 and f"{newest}: cannot be read" in capsys.readouterr().err
+    spoil(older)
+    refusal(run.load_state, str(run.state_folder), "delete it")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e13])

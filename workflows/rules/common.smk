@@ -11,6 +11,7 @@ os.environ.update(PYTHONPATH=str(ROOT))
 
 from pwm.data.tdmpc2_files import OFFICIAL, download, find_files
 from pwm.errors import UserError
+from pwm.locks import clear_stale_locks
 from pwm.matrix import Matrix, ModelId, RunId, check_command_line
 
 FIGURES = sorted(path.stem for path in (ROOT / "workflows" / "figures").glob("[!_]*.py") if path.stem != "style")
@@ -130,6 +131,9 @@ try:
 except UserError as error:
     refuse(error)
 matrix(SCALE)
+
+if workflow.is_main_process:
+    ALIVE = clear_stale_locks(Path(".snakemake"))
 
 
 wildcard_constraints:
