@@ -14,7 +14,7 @@ from pwm.errors import exit_on_user_error
 from pwm.nn.world_model import WorldModel
 from pwm.pretrain import load_model, open_data, to_device
 
-WINDOWS, HORIZON, SHOWN = 2000, 16, (1, 4, 8, 16)
+WINDOWS, HORIZON, SHOWN = 2000, 16, (1, 4, 8, 16)  # windows a task
 
 
 @torch.no_grad()
@@ -36,20 +36,29 @@ def open_loop_error(model: WorldModel, batch: Batch) -> tuple[Tensor, Tensor]:
     return latent, (reward - batch.reward).square().mean(1) / batch.reward.var()
 
 
+def of_task(batch: Batch, index: int) -> Batch:
+    """The windows of one of the batch's tasks."""
+    own = batch.task == index
+    *parts, task = batch
+    return Batch(*(part[:, own] for part in parts), task[own])
+
+
 @exit_on_user_error
 def main() -> None:
-    """Print a line a number of steps."""
+    """Print a line for every task and some numbers of steps."""
     parser = argparse.ArgumentParser(prog="python -m pwm.open_loop", description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets, in the order of its tasks")
     args = parser.parse_args()
     model, model_config = load_model(args.model)
     data = open_data(args.data, model_config.tasks)
-    sampler = WindowSampler(data, WINDOWS, HORIZON, 0, model.observation_dim, model.action_dim)
-    latent, reward = open_loop_error(model, to_device(sampler.sample(), model.action_mask.device))
-    print(f"{WINDOWS} windows; share of the variance that is wrong")
-    for step in SHOWN:
-        print(f"after {step:2} steps: latent {latent[step - 1]:.1%}, reward {reward[step - 1]:.1%}")
+    sampler = WindowSampler(data, WINDOWS * len(data), HORIZON, 0, model.observation_dim, model.action_dim)
+    batch = to_device(sampler.sample(), model.action_mask.device)
+    print("share of the variance that is wrong")
+    for index, task in enumerate(model_config.tasks):
+        latent, reward = open_loop_error(model, of_task(batch, index))
+        for step in SHOWN:
+            print(f"{task} after {step:2} steps: latent {latent[step - 1]:.1%}, reward {reward[step - 1]:.1%}")
 
 
 if __name__ == "__main__":

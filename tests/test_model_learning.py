@@ -16,7 +16,7 @@ from pwm.data.windows import Batch
 from pwm.model_learning import ModelTrainer, discount_factor, policy_prior_loss, td_target, world_model_loss
 from pwm.nn.optimisation import apply_gradients, linear_decay
 from pwm.nn.world_model import WorldModel
-from pwm.open_loop import open_loop_error
+from pwm.open_loop import of_task, open_loop_error
 from pwm.pretrain import pretrain
 from pwm.runs import Run
 
@@ -308,3 +308,17 @@ def test_open_loop_errors_window_by_window(bins):
     spread = sum(column.var().item() for column in seen.T)
     torch.testing.assert_close(latent, wrong / spread, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(reward, off / batch.reward.flatten().var(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_windows_of_a_task():
+    batch = make_batch(horizon=3, size=40, tasks=3)
+    for index in range(3):
+        columns = [b for b in range(40) if batch.task[b] == index]
+        for part, whole in zip(of_task(batch, index), batch, strict=True):
+            assert torch.equal(
+                part,
+                torch.stack(
+                    [whole[..., b] if whole.dim() < 3 else whole[:, b] for b in columns],
+                    dim=0 if whole.dim() == 1 else 1,
+                ),
+            )
