@@ -124,7 +124,9 @@ def score_matrix(
             if (seed, task) not in by_run.index:
                 run = describe({"suite": suite, "task": task, "algorithm": algorithm, "variant": variant, "seed": seed})
                 raise UserError(f"there is no score of {run}: run it, or leave the seed out everywhere")
-    return np.array([[by_run[seed, task] for task in tasks] for seed in seeds], dtype=float).reshape(-1, len(tasks))
+    return np.array([[by_run[seed, task] for task in tasks] for seed in seeds], dtype=float).reshape(
+        len(seeds), len(tasks)
+    )
 
 
 def normalise_by_ppo(scores: pd.DataFrame) -> pd.DataFrame:

@@ -62,7 +62,7 @@ def draw_equal_steps(axes: Axes, group: Group) -> list[tuple]:
         return []
     look = style.Look("PWM", style.COLOURS["pwm"], "o", "-")
     rows = draw_by_value(axes, arms, look, counts=False)
-    axes.set_title(f"after {style.thousands(round(steps))} environment steps")
+    axes.set_title(f"after {steps:,.0f} environment steps")
     axes.set_ylabel("return")
     axes.set_xlabel("batch size of the policy")
     axes.yaxis.set_major_formatter(FuncFormatter(style.thousands))

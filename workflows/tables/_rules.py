@@ -78,7 +78,9 @@ def c2(evidence: Evidence) -> list[Comparison]:
     told = f"{known.loc['pwm', 'score']:.2f}"
     x, y = (finished(results, results.scores, "locomotion", (name, "default"), [task]) for name in ("pwm", "ppo"))
     n = min(len(x), len(y))
-    effect = statistics.contrast(kept, [x, y]) if n and (y > 0).all() else NONE
+    if n and not (y > 0).all():
+        return [Comparison(f"{what} (a score of PPO's is not positive)", n=n, published=told)]
+    effect = statistics.contrast(kept, [x, y]) if n else NONE
     return [Comparison(what, effect, n, whole=True, bound=1.0, published=told)]
 
 

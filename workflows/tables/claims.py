@@ -45,7 +45,7 @@ def verdict(scale: str, comparisons: list[Comparison]) -> tuple[str, str]:
     made = [row for row in comparisons if row.run]
     full = [row for row in made if scale == SCALE and row.whole and row.n >= FULL]
     if not made:
-        return "not run", ""
+        return "not run", "; ".join(limits(scale, comparisons))
     if against := [row.what for row in full if row.sign < 0]:
         return "contradicted", "; ".join(against)
     supported = all(row.sign > 0 and row.n >= CLEAR for row in made)
@@ -57,13 +57,13 @@ def verdict(scale: str, comparisons: list[Comparison]) -> tuple[str, str]:
 def limits(scale: str, comparisons: list[Comparison]) -> list[str]:
     """What of the rule's conditions is not met."""
     made = [row for row in comparisons if row.run]
-    fewest = min(row.n for row in made)
+    fewest = min((row.n for row in made), default=FULL)
     told = [f"not had: {row.what}" for row in comparisons if not row.run]
     told += [f"the other way: {row.what}" for row in made if row.sign < 0]
     conditions = {
         "an interval over the bound": any(row.sign == 0 and row.n >= CLEAR for row in made),
         f"fewer than {CLEAR if fewest < CLEAR else FULL} runs": fewest < FULL,
-        f"budgets of scale {scale}": scale != SCALE,
+        f"budgets of scale {scale}": bool(made) and scale != SCALE,
         "part of the tasks or settings": not all(row.whole for row in made),
     }
     return told + [words for words, unmet in conditions.items() if unmet]
