@@ -43,7 +43,8 @@ class SuiteConfig(Config):
     model_seeds: Positive = 1  # of each world model; run seed k uses model seed k modulo this
     collect: Settings = Field(default_factory=dict)
     world_models: dict[str, Settings] = Field(default_factory=dict)  # variant: settings
-    # algorithm: variant: settings, and `only`: the tasks that it runs on where these are not all
+    # algorithm: variant: settings, and where these are not the suite's, `only`: its tasks, and `seeds`. Variants of an
+    # ablation have names of their own kind: `workflows.ablations`
     algorithms: Annotated[dict[str, dict[str, Settings]], Field(min_length=1)]
 
 
@@ -158,8 +159,8 @@ class Matrix:
                 sets.setdefault(official_set(task), []).append(task)
         return sets
 
-    def text(self, key: RunId | ModelId | str) -> str:
-        """The content of config.yaml of a run, a world model or a task's data set.
+    def resolved(self, key: RunId | ModelId | str) -> Config:
+        """The config of a run, a world model or a task's data set.
 
         Raises:
             UserError: the scale's matrix has no such thing.
@@ -167,7 +168,11 @@ class Matrix:
         if key not in self._configs:
             what = key if isinstance(key, str) else key.path
             raise UserError(f"{self.file} lists no '{what}'; add it there or ask for one of its own")
-        return config.dump(self._configs[key])
+        return self._configs[key]
+
+    def text(self, key: RunId | ModelId | str) -> str:
+        """The content of its config.yaml."""
+        return config.dump(self.resolved(key))
 
     def model_of(self, run: RunId) -> ModelId | None:
         """The world model that a run's `world_model` setting names; None where there is no such setting."""
@@ -260,16 +265,17 @@ class Matrix:
         for algorithm, variants in settings.algorithms.items():
             cls = algorithms.settings_class(algorithm)
             for variant, changes in variants.items():
-                changes, tasks = self._split_only(suite, settings, changes, f"{algorithm}.{variant}")
+                named = f"{self.file}: suites.{suite}.algorithms.{algorithm}.{variant}"
+                changes, tasks, seeds = _split_runs(settings, changes, named)
                 for task in tasks:
-                    where = f"{self.file}: suites.{suite}.algorithms.{algorithm}.{variant} ({task})"
+                    where = f"{named} ({task})"
                     own = _own_settings(settings, task, algorithm, variant, where)
                     resolved = config.validate(cls, merge(changes, own), where)
                     name = getattr(resolved, "world_model", None)
                     if name is not None and name not in settings.world_models:
                         known = ", ".join(settings.world_models) or "none are listed"
                         raise UserError(f"{where}: unknown world model '{name}'; choose from {known}")
-                    for seed in range(settings.seeds):
+                    for seed in range(seeds):
                         yield RunConfig(
                             scale=self.scale,
                             suite=suite,
@@ -281,17 +287,16 @@ class Matrix:
                             evaluation=self.config.evaluation,
                         )
 
-    def _split_only(
-        self, suite: str, settings: SuiteConfig, changes: Settings, variant: str
-    ) -> tuple[Settings, list[str]]:
-        """A variant's settings without `only`, and the tasks it runs on."""
-        known = [*settings.tasks]
-        tasks = changes.get("only", known)
-        for task in tasks if isinstance(tasks, list) and tasks else [tasks]:
-            if task not in known:
-                where = f"{self.file}: suites.{suite}.algorithms.{variant}"
-                raise UserError(f"{where}: only must list tasks of the suite, got '{task}'; correct it")
-        return {name: value for name, value in changes.items() if name != "only"}, tasks
+
+def _split_runs(settings: SuiteConfig, changes: Settings, where: str) -> tuple[Settings, list[str], int]:
+    """A variant's settings without `only` and `seeds`, the tasks it runs on and its number of seeds."""
+    tasks, seeds = changes.get("only", [*settings.tasks]), changes.get("seeds", settings.seeds)
+    for task in tasks if isinstance(tasks, list) and tasks else [tasks]:
+        if task not in [*settings.tasks]:
+            raise UserError(f"{where}: only must list tasks of the suite, got '{task}'; correct it")
+    if type(seeds) is not int or seeds < 1:
+        raise UserError(f"{where}: seeds must be a number of at least 1, got '{seeds}'; correct it")
+    return {name: value for name, value in changes.items() if name not in ("only", "seeds")}, tasks, seeds
 
 
 def _own_settings(settings: SuiteConfig, task: str, section: str, variant: str, where: str) -> Settings:

@@ -4,7 +4,7 @@ python -m pwm.scores --scale SCALE --out results/SCALE
 
 scores.csv    one row a run
 curves.csv    one row a learning-curve point
-expected.csv  one row a run that the scale's matrix lists, done or not
+expected.csv  one row a run that the scale's matrix lists, done or not, with the numbers that ablations vary
 data.csv      mean, best episode and best policy of every data set, in the columns of scores.csv
 """
 
@@ -28,11 +28,21 @@ TRAINED = ["env_steps", "updates", "train_wall_s"]
 SCORES = ["scale", *IDENTITY, *EVALUATED, *TRAINED, "eval_wall_s", "device", "simulator", "commit"]
 CURVES = ["scale", *IDENTITY, "env_steps", "updates", "wall_time_s", "return", "success"]
 PROMISE = ["start_value", "discounted_return"]  # of PWM alone: what the critic promises, what came of it
+VARIED = ["batch_size", "model_updates", "model_horizon"]  # of PWM alone
 
 
 def identity(scale: str, run: RunId) -> dict[str, Any]:
     """The columns that name a run."""
     return {"scale": scale} | {name: getattr(run, name) for name in IDENTITY}
+
+
+def varied(matrix: Matrix, run: RunId) -> dict[str, Any]:
+    """What ablations vary of a run of PWM: rollouts an update; updates and horizon of its world model's training."""
+    if run.algorithm != "pwm":
+        return dict.fromkeys(VARIED)
+    settings, model = matrix.resolved(run).settings, matrix.resolved(matrix.model_of(run)).settings
+    batch_size = settings["online"]["num_envs"] if settings["online"] else settings["batch_size"]
+    return dict(zip(VARIED, (batch_size, model.updates, model.horizon), strict=True))
 
 
 def score_row(scale: str, run: RunId, folder: Path) -> dict[str, Any]:
@@ -111,7 +121,7 @@ def collate(scale: str, out: Path, partial: bool) -> None:
     tables = {
         "scores": scores,
         "curves": pd.concat(curves) if curves else pd.DataFrame(columns=CURVES + PROMISE),
-        "expected": pd.DataFrame([identity(scale, run) for run in folders])[IDENTITY],
+        "expected": pd.DataFrame([identity(scale, run) | varied(matrix, run) for run in folders])[IDENTITY + VARIED],
         "data": pd.DataFrame(references, columns=SCORES),
     }
     for name, table in tables.items():

@@ -26,6 +26,7 @@ SCORE_COLUMNS = ["scale", *RUN_KEYS, "score", "return_mean", "return_std", "succ
 SCORE_COLUMNS += ["env_steps", "updates", "train_wall_s", "eval_wall_s", "device", "simulator", "commit"]
 CURVE_COLUMNS = ["scale", *RUN_KEYS, "env_steps", "updates", "wall_time_s", "return", "success"]
 CURVE_COLUMNS += ["start_value", "discounted_return"]  # PWM's own: what the critic promises, what came of it
+EXPECTED_COLUMNS = [*RUN_KEYS, "batch_size", "model_updates", "model_horizon"]  # what ablations vary of PWM's
 TEXT_COLUMNS = ("scale", "suite", "task", "algorithm", "variant", "device", "simulator", "commit")
 
 
@@ -58,7 +59,7 @@ def load_curves(path: Path | str) -> pd.DataFrame:
 
 def load_expected(path: Path | str) -> pd.DataFrame:
     """Read `expected.csv`: every run that the scale's matrix asks for."""
-    expected = _load(path, RUN_KEYS, required=("seed",))
+    expected = _load(path, EXPECTED_COLUMNS, required=("seed",))
     _refuse_duplicates(path, expected, RUN_KEYS)
     return expected
 
@@ -123,7 +124,9 @@ def score_matrix(
             if (seed, task) not in by_run.index:
                 run = describe({"suite": suite, "task": task, "algorithm": algorithm, "variant": variant, "seed": seed})
                 raise UserError(f"there is no score of {run}: run it, or leave the seed out everywhere")
-    return np.array([[by_run[seed, task] for task in tasks] for seed in seeds], dtype=float).reshape(-1, len(tasks))
+    return np.array([[by_run[seed, task] for task in tasks] for seed in seeds], dtype=float).reshape(
+        len(seeds), len(tasks)
+    )
 
 
 def normalise_by_ppo(scores: pd.DataFrame) -> pd.DataFrame:
@@ -189,6 +192,17 @@ def probability_of_improvement(x: np.ndarray, y: np.ndarray, reps: int = REPS, s
 
     values, low, high = _bootstrap(measure, [x, y], reps, seed)
     return Estimate(float(values[0]), float(low[0]), float(high[0]))
+
+
+def contrast(measure: Callable[..., float], samples: Sequence[np.ndarray], reps: int = REPS, seed: int = 0) -> Estimate:
+    """A number made of several groups of runs, such as a difference of IQMs, with its 95% bootstrap interval.
+
+    Args:
+        measure: takes as many arrays `[runs, tasks]` as there are samples.
+        samples: scores of each group `[runs, tasks]`; runs are drawn anew in every group by itself.
+    """
+    value, low, high = _bootstrap(lambda *drawn: np.array([measure(*drawn)]), list(samples), reps, seed)
+    return Estimate(float(value[0]), float(low[0]), float(high[0]))
 
 
 def performance_profile(

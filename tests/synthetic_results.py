@@ -12,8 +12,42 @@ MATRIX = {
     "locomotion": {"hopper": [("pwm", "default"), ("pwm", "no-simnorm"), ("shac", "default"), ("ppo", "default")]},
     "mt30": {task: [("pwm", "default"), ("pwm", "multitask"), ("tdmpc2", "default")] for task in DMCONTROL},
 }
+# Variants of ablations and what they vary; `default` is their reference.
+VARIED = {
+    "default": {"batch_size": 64, "model_updates": 50_000, "model_horizon": 16},
+    "batch_size.16": {"batch_size": 16},
+    "batch_size.256": {"batch_size": 256},
+    "model_updates.5000": {"model_updates": 5_000},
+    "model_updates.20000": {"model_updates": 20_000},
+    "model_horizon.3": {"model_horizon": 3},
+}
+KINDS = ["regularisation.none", "regularisation.spectral", "regularisation.plain", "regularisation.relu"]
+ABLATIONS = {
+    "locomotion": {"hopper": [("pwm", variant) for variant in [*KINDS, "batch_size.16", "batch_size.256"]]},
+    "stiffness": {"hopper-stiff": [("pwm", "default"), ("shac", "default"), ("ppo", "default")]},
+    "mt30": {task: [("pwm", variant) for variant in VARIED if variant.startswith("model_")] for task in DMCONTROL[:3]},
+}
 # Measured once, no contestants.
 REFERENCES = [("random", "default"), ("data", "mean"), ("data", "best"), ("data", "best_policy")]
+
+
+def with_ablations(matrix: dict = MATRIX, ablations: dict = ABLATIONS) -> dict:
+    """A matrix with ablations' runs beside its own."""
+    return {
+        suite: {
+            task: matrix.get(suite, {}).get(task, []) + ablations.get(suite, {}).get(task, [])
+            for task in {**matrix.get(suite, {}), **ablations.get(suite, {})}
+        }
+        for suite in {**matrix, **ablations}
+    }
+
+
+def make_expected(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs as `expected.csv` lists them, with what ablations vary of PWM's."""
+    facts = [
+        VARIED["default"] | VARIED.get(run.variant, {}) if run.algorithm == "pwm" else {} for run in runs.itertuples()
+    ]
+    return runs.join(pd.DataFrame(facts, columns=list(VARIED["default"]), index=runs.index))
 
 
 def make_runs(matrix: dict, seeds: int) -> pd.DataFrame:
@@ -34,7 +68,7 @@ def make_scores(runs: pd.DataFrame, scale: str) -> pd.DataFrame:
     level = {key: rng.uniform(300, 900) for key, _ in runs.groupby(["task", "algorithm", "variant"])}
     returns = [level[r.task, r.algorithm, r.variant] + rng.normal(0, 50) for r in runs.itertuples()]
     scores = runs.assign(scale=scale, return_mean=returns, return_std=10.0, episodes=10, env_steps=1000, updates=100)
-    scores["score"] = scores["return_mean"] / np.where(scores["suite"] == "locomotion", 1, 1000)
+    scores["score"] = scores["return_mean"] / np.where(scores["suite"].isin(["locomotion", "stiffness"]), 1, 1000)
     scores = scores.assign(success_last=np.nan, success_any=np.nan, train_wall_s=60.0, eval_wall_s=1.0)
     return scores.assign(device="cpu", simulator="mujoco 3.3.0", commit="abc1234")[SCORE_COLUMNS]
 
@@ -69,7 +103,8 @@ def write_results(
         runs = runs.drop(runs.query(query).index)
     scores = make_scores(pd.concat([runs, references], ignore_index=True), scale)
     of_data = scores["algorithm"] == "data"
-    tables = {"scores": scores[~of_data], "curves": make_curves(scores), "expected": expected, "data": scores[of_data]}
+    tables = {"scores": scores[~of_data], "curves": make_curves(scores), "expected": make_expected(expected)}
+    tables["data"] = scores[of_data]
     paths = {name: folder / f"{name}.csv" for name in tables}
     for name, table in tables.items():
         table.to_csv(paths[name], index=False)

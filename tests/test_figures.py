@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 from PIL import Image
-from synthetic_results import DMCONTROL, MATRIX, REFERENCES, arguments, write_results
+from synthetic_results import DMCONTROL, MATRIX, REFERENCES, arguments, with_ablations, write_results
 
 from pwm import statistics
 from workflows.figures import learning_curves, learning_curves_wall_time, locomotion_aggregate, per_task, style
@@ -19,10 +19,14 @@ from workflows.results import Results, read_results
 ROOT = Path(__file__).parents[1]
 MEASURED = ("ball_wall", "gradient_quality")  # not drawn from runs; test_gradients.py draws them
 STEMS = sorted(p.stem for p in (ROOT / "workflows/figures").glob("[!_]*.py") if p.stem not in ("style", *MEASURED))
+ABLATIONS = ("stiffness", "regularisation", "batch_size", "model_quality")  # test_ablations.py has what they draw
 MISSING = (
     "task == 'cheetah-run' and variant == 'multitask'",
     "algorithm == 'shac' and seed == 2",
     "task == 'walker-walk' and algorithm == 'tdmpc2' and seed > 0",
+    "variant == 'regularisation.plain'",
+    "suite == 'stiffness' and algorithm == 'shac'",
+    "variant in ('batch_size.16', 'model_horizon.3') and seed == 2",
 )
 
 
@@ -33,7 +37,13 @@ def module_of(stem: str):
 def read(module, folder: Path, scale: str = "demo", **made: object) -> Results:
     """Results of made-up CSV files, as the script would read them."""
     paths = write_results(folder, scale, **made)
-    return read_results(module.__file__, module.__doc__, arguments(paths, scale, folder / Path(module.__file__).stem))
+    return read_files(module, paths, scale, folder / Path(module.__file__).stem)
+
+
+def read_files(module, paths: dict[str, Path], scale: str, out: Path) -> Results:
+    """What the script's `main` reads."""
+    ablations = Path(module.__file__).stem in ABLATIONS
+    return read_results(module.__file__, module.__doc__, arguments(paths, scale, out), ablations)
 
 
 def texts(figure) -> list[str]:
@@ -50,11 +60,11 @@ def few_resamples(monkeypatch):
 @pytest.fixture(scope="module")
 def partial(tmp_path_factory) -> dict[str, Path]:
     """A demo scale with missing runs."""
-    return write_results(tmp_path_factory.mktemp("partial"), missing=MISSING)
+    return write_results(tmp_path_factory.mktemp("partial"), matrix=with_ablations(), missing=MISSING)
 
 
 def draw(module, paths: dict[str, Path], scale: str = "demo", out: Path = Path("figure")):
-    results = read_results(module.__file__, module.__doc__, arguments(paths, scale, out))
+    results = read_files(module, paths, scale, out)
     return module.draw(results), results
 
 
@@ -199,13 +209,13 @@ def test_raw_returns_of_several_tasks_are_not_averaged(tmp_path):
 @pytest.mark.parametrize("matrix", [{}, {"mt30": MATRIX["mt30"]}])
 def test_absent_suites_are_said_plainly(stem, matrix, tmp_path):
     figure, data = module_of(stem).draw(read(module_of(stem), tmp_path, matrix=matrix, seeds=1))
-    if not matrix or stem == "locomotion_aggregate":
+    if not matrix or stem in ("locomotion_aggregate", *ABLATIONS):
         assert any(text.startswith("This scale has no") for text in texts(figure)) and data.empty
 
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_a_scale_without_a_finished_run_draws_its_matrix_as_not_run(stem, tmp_path):
-    paths = write_results(tmp_path, missing=("seed >= 0",))
+    paths = write_results(tmp_path, matrix=with_ablations(), missing=("seed >= 0",))
     for name in ("scores", "curves"):
         pd.read_csv(paths[name]).iloc[:0].to_csv(paths[name], index=False)
     (figure, _), _ = draw(module_of(stem), paths)

@@ -96,6 +96,13 @@ def test_a_variant_may_run_on_some_tasks_only(matrix):
     assert len(built.runs()) == len(matrix().runs()) - 4 and built.models() == matrix().models()
 
 
+def test_a_variant_may_have_seeds_of_its_own(matrix):
+    built = matrix("multitask, horizon: 8}", "multitask, horizon: 8, seeds: 1}")
+    runs = [run for run in built.runs() if run.suite == "mt30" and run.algorithm == "pwm"]
+    assert {run.seed for run in runs if run.variant == "multitask"} == {0}
+    assert {run.seed for run in runs if run.variant == "default"} == {0, 1, 2, 3}
+
+
 def test_runs_share_the_models_there_are(matrix):
     built = matrix()
     pick = lambda *identity: built.model_of(RunId(*identity))  # noqa: E731
@@ -183,6 +190,8 @@ MISTAKES = [
     ("multitask, horizon: 8}", "multitask, online: {}}", ["pwm.multitask", "one task", "tasks: each"]),
     ("multitask, horizon: 8}", "multitask, only: [walker-wlk]}", ["pwm.multitask", "only", "'walker-wlk'"]),
     ("multitask, horizon: 8}", "multitask, only: []}", ["pwm.multitask", "only", "'[]'"]),
+    ("multitask, horizon: 8}", "multitask, seeds: 0}", ["pwm.multitask", "seeds", "at least 1", "'0'"]),
+    ("multitask, horizon: 8}", "multitask, seeds: true}", ["pwm.multitask", "seeds", "'True'"]),
     (
         "      ppo: {default: {gamma",
         "      tdmpc2: {default: {world_model: default}}\n      ppo: {default: {gamma",

@@ -73,6 +73,19 @@ def test_scores_have_a_row_a_run(out):
     assert table.to_numpy().tolist() == expected
 
 
+def test_expected_runs_say_what_ablations_vary(out, monkeypatch):
+    online = SCALE.replace("pwm: {default: {}}", "pwm: {default: {online: {num_envs: 24}}, offline: {batch_size: 48}}")
+    changed = online.replace("{default: {}}\n    algorithms: {pwm", "{default: {updates: 70}}\n    algorithms: {pwm")
+    (out.parent / "small.yaml").write_text(changed)
+    scores.collate("small", out, partial=True)
+    table = read(out, "expected")
+    assert list(table)[:5] == scores.IDENTITY
+    varied = table.drop_duplicates(["algorithm", "variant"]).set_index("variant").iloc[:, 4:]
+    assert varied.loc["offline"].to_dict() == {"batch_size": 48, "model_updates": 70, "model_horizon": 16}
+    of_pwm, of_random = varied.loc["default"].iloc[0], varied.loc["default"].iloc[1]
+    assert of_pwm["batch_size"] == 24 and of_random.isna().all()
+
+
 def test_curves_have_a_row_a_point(out):
     scores.collate("small", out, partial=False)
     table = read(out, "curves")

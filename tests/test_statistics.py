@@ -99,6 +99,16 @@ def test_probability_of_improvement_by_hand_and_as_rliable_defines_it():
     assert 0 <= found.low <= found.estimate <= found.high <= 1
 
 
+def test_a_contrast_by_hand():
+    x, y = np.array([[3.0], [5.0]]), np.array([[1.0], [2.0], [3.0]])
+    found = statistics.contrast(lambda x, y: x.mean() / y.mean(), [x, y])
+    assert found.estimate == 2.0
+    assert (found.low, found.high) == (pytest.approx(1.25, abs=0.25), pytest.approx(3.2, abs=0.5))
+    # Of x and of y by themselves: were both drawn by the same places, 3 / 1 or 5 / 1 would not come with 3 / 3.
+    assert statistics.contrast(lambda x, y: x.mean() - y.mean(), [x, x]).high == 2.0
+    assert np.isnan(statistics.contrast(lambda x, y: x.mean() - y.mean(), [x[:1], y])[1:]).all()
+
+
 def test_performance_profile_by_hand():
     taus = np.array([0.0, 0.5, 1.0])
     matrices = {"a": np.array([[0.5, 0.6], [0.2, 1.5]]), "b": np.full((2, 2), 2.0)}

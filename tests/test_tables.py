@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_results import arguments, write_results
+from synthetic_results import arguments, with_ablations, write_results
 
 from pwm import statistics
+from workflows import published
 from workflows.results import read_results
-from workflows.tables import aggregates, common, extraction, per_task_scores
+from workflows.tables import aggregates, audit, claims, common, extraction, per_task_scores
 
 MISSING = (
     "task == 'cheetah-run' and variant == 'multitask'",
@@ -30,6 +31,28 @@ def few_resamples(monkeypatch):
 def partial(tmp_path_factory) -> dict[str, Path]:
     """A demo scale with missing runs."""
     return write_results(tmp_path_factory.mktemp("partial"), missing=MISSING)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> dict[str, Path]:
+    """The same with ablations, and measurements of gradients of three seeds, through models twice as good."""
+    folder = tmp_path_factory.mktemp("measured")
+    paths = write_results(folder, matrix=with_ablations(), missing=MISSING)
+    ball = [
+        ("ascent", model, k, 2.0 + k if model != "true" else 1.0)
+        for model in ("true", "simnorm_layernorm")
+        for k in range(3)
+    ]
+    rows = [
+        ("double_pendulum", world, k, 50, 10.0 / x, x)
+        for world, x in (("true", 1.0), ("horizon16", 2.0))
+        for k in range(3)
+    ]
+    for name, table in (("ball_wall", ball), ("gradient_quality", rows)):
+        paths[name] = folder / f"{name}.csv"
+        table = pd.DataFrame(table, columns=list(claims.MEASURED[name]))
+        table.assign(scale="demo", commit="abc1234").to_csv(paths[name], index=False)
+    return paths
 
 
 def write(module, paths: dict[str, Path], out: Path, monkeypatch) -> dict[str, str]:
@@ -126,10 +149,85 @@ def test_raw_returns_have_no_gap_and_the_note_says_why(tmp_path, monkeypatch):
     assert "PPO's mean score on hopper is -5" in written["md"]
 
 
-@pytest.mark.parametrize("module", [per_task_scores, aggregates, extraction])
-def test_same_data_same_bytes_and_latex_that_compiles(module, partial, tmp_path, monkeypatch):
-    first = write(module, partial, tmp_path / "a" / "table", monkeypatch)
-    assert write(module, partial, tmp_path / "b" / "table", monkeypatch) == first
+def test_claims_stand_beside_what_was_published(measured, tmp_path, monkeypatch):
+    written = write(claims, measured, tmp_path / "claims", monkeypatch)
+    numbers = pd.read_csv(tmp_path / "claims.csv")
+    assert list(dict.fromkeys(numbers["claim"])) == [f"C{k}" for k in range(1, 11)]
+    scores = pd.read_csv(measured["scores"]).query("suite == 'locomotion' and variant == 'default'")
+    ppo = scores.query("algorithm == 'ppo'").score.mean()
+    pwm, shac = (scores.query("algorithm == @name").score.mean() / ppo for name in ("pwm", "shac"))
+    row = numbers[numbers["comparison"] == "IQM on locomotion, PWM − SHAC"].iloc[0]
+    assert row.estimate == pytest.approx(pwm - shac) and (row.n, row.whole) == (2, False)
+    lines = rows_of(written["md"])
+    first = next(line for line in lines if line[0] == "C1")
+    interval = ", ".join(common.number(x, 3) for x in (row.low, row.high))
+    assert first[2:5] == [
+        "IQM on locomotion, PWM − SHAC (above 0)",
+        "1.248 − 1.190 = 0.058",
+        f"{common.number(row.estimate, 3)} [{interval}], n = 2",
+    ]
+    assert (
+        first[5] == "not shown"
+        and "fewer than 3 runs" in first[6]
+        and "not had: IQM on locomotion, PWM − SAC" in first[6]
+    )
+    assert next(line for line in lines if line[0] == "C2")[4:6] == ["not run", "not run"]
+    variance = numbers[numbers["claim"] == "C5"].iloc[0]
+    assert variance.estimate == pytest.approx(np.log10(2)) and variance.verdict == "holds in direction"
+    assert "--gradient_quality results/demo/gradients/gradient_quality.csv --scale demo" in written["md"]
+
+
+def test_a_measurement_of_another_scale_is_refused(measured, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "ball_wall.csv"
+    pd.read_csv(measured["ball_wall"]).assign(scale="laptop").to_csv(other, index=False)
+    with pytest.raises(SystemExit) as left:
+        write(claims, measured | {"ball_wall": other}, tmp_path / "claims", monkeypatch)
+    assert left.value.code == 2 and "holds scale laptop, not demo" in capsys.readouterr().err
+
+
+def test_the_audit_by_hand(partial, tmp_path, monkeypatch):
+    written = write(audit, partial, tmp_path / "audit", monkeypatch)
+    numbers = pd.read_csv(tmp_path / "audit.csv").set_index(["subject", "what"])
+    data = pd.read_csv(published.FOLDER / "scores.csv")
+    of = {key: sorted(own["normalized_score"]) for key, own in data.groupby(["suite", "algorithm"])}
+    iqm = {key: np.mean(of[key][cut:-cut]) for key in of if (cut := len(of[key]) // 4)}
+    for suite, title in (("mt30", "MT30, 30 tasks"), ("mt80", "MT80, 80 tasks")):
+        for algorithm, name, same in (("pwm", "PWM", "yes"), ("tdmpc2", "TD-MPC2", "no")):
+            row = numbers.loc[title, f"IQM of {name}"]
+            assert row.computed == pytest.approx(iqm[suite, algorithm]) and row.same == same
+            assert row.runs == ("1" if algorithm == "pwm" else "10")
+            assert numbers.loc[title, f"mean of {name}"].computed == pytest.approx(np.mean(of[suite, algorithm]))
+    assert numbers.loc["MT80, 80 tasks", "mean of TD-MPC2"].same == "yes"  # whose runs' mean it is
+    table = data[data.suite == "mt30"].pivot(index="task", columns="algorithm", values="value")
+    above = numbers.loc["MT30, 30 tasks", "tasks with PWM above TD-MPC2"].computed
+    assert above == sum(x > y for x, y in zip(table["pwm"], table["tdmpc2"], strict=True))
+    metaworld = data[(data.suite == "mt80") & (data.algorithm == "pwm") & data.task.str.startswith("mw-")]
+    assert len(metaworld) == 50
+    row = numbers.loc["MT80's Meta-World, 50 tasks", "mean of PWM"]
+    assert row.computed == pytest.approx(sum(metaworld["value"]) / 50)
+    ratio = numbers.loc["MT30", "the quoted IQMs' ratio"]
+    assert ratio.computed == pytest.approx(0.864 / 0.681) and ratio.same == "yes"
+    assert numbers.loc["Locomotion", "largest error of score = return / PPO's"].computed < 0.01
+    ant = numbers.loc["Locomotion, ant"].iloc[0]
+    value = data.query("task == 'ant' and algorithm == 'pwm'")["value"].item()
+    assert (ant.quoted, ant.computed, ant.same) == (9586, value, "no")
+    cells = {(line[0], line[1]): line[2:] for line in rows_of(written["md"])}
+    assert cells["MT30, 30 tasks", "IQM of PWM"] == ["0.864 (the PWM paper)", "0.864", "1", "yes"]
+
+
+def test_the_audit_sees_another_number(monkeypatch):
+    changed = published.scores().copy()
+    changed.loc[(changed["suite"] == "mt30") & (changed["algorithm"] == "pwm"), "score"] *= 0.99
+    monkeypatch.setattr(published, "scores", lambda: changed)
+    row = audit.audit().set_index(["subject", "what"]).loc["MT30, 30 tasks", "IQM of PWM"]
+    assert row.computed == pytest.approx(0.99 * 0.86383125) and row.same == "no"
+
+
+@pytest.mark.parametrize("module", [per_task_scores, aggregates, extraction, claims, audit])
+def test_same_data_same_bytes_and_latex_that_compiles(module, partial, measured, tmp_path, monkeypatch):
+    files = measured if module is claims else partial
+    first = write(module, files, tmp_path / "a" / "table", monkeypatch)
+    assert write(module, files, tmp_path / "b" / "table", monkeypatch) == first
     lines = [line for line in first["tex"].splitlines() if not line.startswith("%")]
     columns = len(lines[0].removeprefix(r"\begin{tabular}").strip("{}"))
     assert lines[-1] == r"\end{tabular}" and [line for line in lines if line.endswith("rule")] == [

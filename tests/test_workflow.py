@@ -114,7 +114,12 @@ def test_a_changed_world_model_reruns_its_own_runs_only(project: Path, edited) -
 
 def test_a_measurement_is_made_again_by_itself(project: Path, edited) -> None:
     edited("workflows/config/test.yaml", "ball_wall: {seeds: 2", "ball_wall: {seeds: 3")
-    assert planned(project) == {"configure_gradients": 1, "ball_wall": 1, "plot_ball_wall": 1}
+    assert planned(project) == {
+        "configure_gradients": 1,
+        "ball_wall": 1,
+        "plot_ball_wall": 1,
+        "tabulate_claims": 1,
+    }
 
 
 def test_a_figure_is_redrawn_from_committed_scores_without_training(project: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ but for figures of a measurement that is not made of runs, which have its one fi
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -79,6 +79,7 @@ class Results:
     scale: str
     out: Path
     module: str
+    measured: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # by name, what of measurements was asked for
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -154,22 +155,41 @@ class Results:
         results, stem = f"results/{self.scale}", self.module.rpartition(".")[2]
         out = f"figures/{self.scale}/{stem}" if ".figures." in self.module else f"{results}/tables/{stem}"
         files = " ".join(f"--{name} {results}/{name}.csv" for name in INPUTS)
+        files += "".join(f" --{name} {results}/gradients/{name}.csv" for name in self.measured)
         return f"python -m {self.module} {files} --scale {self.scale} --out {out}"
 
 
-def read_results(script: str, description: str, argv: Sequence[str] | None = None) -> Results:
+def read_results(
+    script: str,
+    description: str,
+    argv: Sequence[str] | None = None,
+    ablations: bool = False,
+    measured: Mapping[str, Sequence[str]] | None = None,
+) -> Results:
     """Parse the command line of a figure or table script (`__file__`, `__doc__`) and read what it names.
+
+    Args:
+        argv: the command line's, unless given.
+        ablations: whether to keep their runs, which are left out otherwise.
+        measured: measurements to read as well, each with the columns it must have.
 
     Raises:
         UserError: a file is missing or damaged, or holds another scale.
     """
-    module, args = _parse(script, description, {name: f"{name}.csv" for name in INPUTS}, argv)
+    files = {name: f"{name}.csv" for name in INPUTS} | {name: f"gradients/{name}.csv" for name in measured or ()}
+    module, args = _parse(script, description, files, argv)
     scores, curves = statistics.load_scores(args.scores), statistics.load_curves(args.curves)
     data = statistics.load_scores(args.data)
     for table, file in ((scores, args.scores), (curves, args.curves), (data, args.data)):
         _check_scale(table, file, args.scale)
     scores = pd.concat([scores, data], ignore_index=True) if len(data) else scores
-    return Results(scores, curves, statistics.load_expected(args.expected), args.scale, args.out, module)
+    tables = (scores, curves, statistics.load_expected(args.expected))
+    kept = tables if ablations else (table[~is_ablation(table)].reset_index(drop=True) for table in tables)
+    others = {
+        name: _read_measurement(getattr(args, name), args.scale, name, columns)
+        for name, columns in (measured or {}).items()
+    }
+    return Results(*kept, args.scale, args.out, module, others)
 
 
 def read_measured(script: str, description: str, columns: Sequence[str], argv: Sequence[str] | None = None) -> Measured:
@@ -180,15 +200,20 @@ def read_measured(script: str, description: str, columns: Sequence[str], argv: S
     """
     stem = Path(script).stem
     module, args = _parse(script, description, {"measured": f"gradients/{stem}.csv"}, argv)
-    mend = f"make it again by snakemake --cores 1 results/{args.scale}/gradients/{stem}.csv"
-    try:
-        table = pd.read_csv(args.measured, dtype={"scale": str, "commit": str})
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{args.measured} cannot be read ({' '.join(str(error).split())}): {mend}") from None
-    if missing := [column for column in ("scale", "commit", *columns) if column not in table]:
-        raise UserError(f"{args.measured} has no column {', '.join(missing)}: {mend}")
-    _check_scale(table, args.measured, args.scale)
+    table = _read_measurement(args.measured, args.scale, stem, columns)
     return Measured(table, args.scale, args.out, module)
+
+
+def _read_measurement(path: Path, scale: str, stem: str, columns: Sequence[str]) -> pd.DataFrame:
+    mend = f"make it again by snakemake --cores 1 results/{scale}/gradients/{stem}.csv"
+    try:
+        table = pd.read_csv(path, dtype={"scale": str, "commit": str})
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): {mend}") from None
+    if missing := [column for column in ("scale", "commit", *columns) if column not in table]:
+        raise UserError(f"{path} has no column {', '.join(missing)}: {mend}")
+    _check_scale(table, path, scale)
+    return table
 
 
 def _parse(
@@ -208,6 +233,12 @@ def _parse(
 def _check_scale(table: pd.DataFrame, file: Path, scale: str) -> None:
     if others := sorted({*table["scale"]} - {scale}):
         raise UserError(f"{file} holds scale {others[0]}, not {scale}: give the files of one scale")
+
+
+def is_ablation(runs: pd.DataFrame) -> pd.Series:
+    """Which rows are of an ablation, by the convention that `workflows.ablations` explains."""
+    varied = runs["variant"].str.contains(".", regex=False) | (runs["variant"] == "reference")
+    return varied | (runs["suite"] == "stiffness")
 
 
 def name_of(algorithm: str, variant: str) -> str:

@@ -23,21 +23,15 @@ def code(path):
     return str(ROOT / path)
 
 
+PUBLISHED = [f"results/published/{name}.csv" for name in ("scores", "quoted", "extraction_minutes")]
+READING = ["pwm/statistics.py", "workflows/ablations.py", "workflows/published.py", "workflows/results.py", *PUBLISHED]
+BESIDE = {
+    "figures": ("_ablations", "_curves", "style"),
+    "tables": ("_rules", "common", "per_task_scores"),
+}
 SHARED_CODE = {
-    "figures": [
-        code(f"{path}.py")
-        for path in ("pwm/statistics", "workflows/results", "workflows/figures/style", "workflows/figures/_curves")
-    ],
-    "tables": [
-        code(path)
-        for path in (
-            "pwm/statistics.py",
-            "workflows/results.py",
-            "workflows/tables/common.py",
-            "workflows/tables/per_task_scores.py",
-            "results/published/scores.csv",
-        )
-    ],
+    kind: [code(path) for path in (*READING, *(f"workflows/{kind}/{name}.py" for name in names))]
+    for kind, names in BESIDE.items()
 }
 
 

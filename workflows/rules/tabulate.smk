@@ -1,4 +1,7 @@
-# One rule per table script: workflows/tables/<stem>.py writes results/<scale>/tables/<stem>.{csv,md,tex}.
+# One rule per table script: workflows/tables/<stem>.py writes results/<scale>/tables/<stem>.{csv,md,tex}, from the CSV
+# files of all runs; the claims from those of the measurements besides.
+TABULATED_FROM = dict.fromkeys(TABLES, RUN_TABLES)
+TABULATED_FROM["claims"] = RUN_TABLES | {name: f"results/{{scale}}/gradients/{name}.csv" for name in MEASURED}
 
 for stem in TABLES:
 
@@ -6,10 +9,7 @@ for stem in TABLES:
         name:
             f"tabulate_{stem}"
         input:
-            scores="results/{scale}/scores.csv",
-            curves="results/{scale}/curves.csv",
-            expected="results/{scale}/expected.csv",
-            data="results/{scale}/data.csv",
+            **TABULATED_FROM[stem],
             script=code(f"workflows/tables/{stem}.py"),
             shared=SHARED_CODE["tables"],
         output:
@@ -34,7 +34,7 @@ for stem in TABLES:
             gpu=need("tabulate", "gpu"),
         params:
             module=f"workflows.tables.{stem}",
+            files=[part for name, path in TABULATED_FROM[stem].items() for part in (f"--{name}", path)],
             out=f"results/{{scale}}/tables/{stem}",
         shell:
-            "python -m {params.module} --scores {input.scores:q} --curves {input.curves:q}"
-            " --expected {input.expected:q} --data {input.data:q} --scale {wildcards.scale} --out {params.out:q} > {log:q} 2>&1"
+            "python -m {params.module} {params.files:q} --scale {wildcards.scale} --out {params.out:q} > {log:q} 2>&1"
