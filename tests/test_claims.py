@@ -10,7 +10,7 @@ from pwm.statistics import CURVE_COLUMNS, SCORE_COLUMNS, Estimate
 from workflows import published
 from workflows.results import Results
 from workflows.tables import claims
-from workflows.tables._rules import RULES, Comparison, Evidence
+from workflows.tables._rules import RULES, Comparison
 
 LOCOMOTION = ("hopper", "ant", "anymal", "humanoid", "snu-humanoid")
 MANY = {suite: tuple(published.scores().query("suite == @suite")["task"].unique()) for suite in ("mt30", "mt80")}
@@ -76,7 +76,7 @@ def measured(good: bool, seeds: int) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame(rows, columns=list(claims.MEASURED[name])) for name, rows in tables.items()}
 
 
-def evidence(claim: str, good: bool = True, seeds: int = 5, spread: float = 0.02, drop: str = "") -> Evidence:
+def evidence(claim: str, good: bool = True, seeds: int = 5, spread: float = 0.02, drop: str = "") -> Results:
     """Made-up runs by which a claim holds, or its contrary; runs that `drop` matches are expected and not there."""
     expected = make_runs(MATRICES[claim], seeds)
     if not len(expected):
@@ -88,8 +88,7 @@ def evidence(claim: str, good: bool = True, seeds: int = 5, spread: float = 0.02
     scores = scores.assign(updates=10_000, train_wall_s=(500.0 if good else 700.0) + scores["seed"])
     curves = pd.concat([scores.assign(env_steps=n, **{"return": scores["score"] * n / 1000}) for n in (0, 500, 1000)])
     tables = (scores.reindex(columns=SCORE_COLUMNS), curves.reindex(columns=CURVE_COLUMNS))
-    results = Results(*tables, expected.join(pd.DataFrame(facts)), "", None, "")
-    return Evidence(results, measured(good, seeds))
+    return Results(*tables, expected.join(pd.DataFrame(facts)), "", None, "", measured(good, seeds))
 
 
 def judge(claim: str, scale: str, **made: object) -> tuple[str, str]:
@@ -140,14 +139,14 @@ PARTS = {
 @pytest.mark.parametrize("claim", PARTS)
 def test_a_part_of_the_paper_is_a_direction_at_most(claim):
     made = evidence(claim)
-    gone = made.results.expected.query(PARTS[claim]).index
+    gone = made.expected.query(PARTS[claim]).index
     keys = statistics.RUN_KEYS
-    left = made.results.expected.drop(gone)
+    left = made.expected.drop(gone)
     keep = lambda table: table[  # noqa: E731
         pd.MultiIndex.from_frame(table[keys]).isin(pd.MultiIndex.from_frame(left[keys]))
     ]
-    results = Results(keep(made.results.scores), keep(made.results.curves), left, "", None, "")
-    assert claims.verdict("paper", RULES[claim][1](Evidence(results, made.measured)))[0] == "holds in direction"
+    results = Results(keep(made.scores), keep(made.curves), left, "", None, "")
+    assert claims.verdict("paper", RULES[claim][1](results))[0] == "holds in direction"
 
 
 def test_one_comparison_against_a_claim_is_enough():
@@ -198,7 +197,7 @@ def test_effects_by_hand():
 
 def test_minutes_are_those_of_the_papers_updates():
     made = evidence("C3")
-    made.results.scores["updates"] = 500  # a twentieth of them
+    made.scores["updates"] = 500  # a twentieth of them
     comparison = RULES["C3"][1](made)[0]
     assert comparison.effect.estimate == pytest.approx(20 * 502 / 60) and not comparison.whole
 
@@ -216,14 +215,14 @@ def test_published_effects_are_computed():
 
 def test_scores_without_a_unit_or_a_ratio_say_so():
     made = evidence("C1")
-    made.results.scores.loc[made.results.scores["algorithm"] == "ppo", "score"] = -1.0
+    made.scores.loc[made.scores["algorithm"] == "ppo", "score"] = -1.0
     rows = RULES["C1"][1](made)
     assert all("PPO's mean score" in row.what and not row.run for row in rows)
     made = evidence("C7")
-    made.results.scores.loc[made.results.scores["seed"] == 0, "score"] = -1.0
+    made.scores.loc[made.scores["seed"] == 0, "score"] = -1.0
     (row,) = RULES["C7"][1](made)
     assert "not positive" in row.what and not row.run
     assert claims.verdict("paper", [row]) == ("not run", f"not had: {row.what}")
     made = evidence("C2")
-    made.results.scores.loc[made.results.scores["algorithm"] == "ppo", "score"] = -1.0
+    made.scores.loc[made.scores["algorithm"] == "ppo", "score"] = -1.0
     assert "not positive" in RULES["C2"][1](made)[0].what

@@ -4,7 +4,7 @@ A comparison is one number and a bound that the claim says it lies above, or bel
 of the scales `laptop` and `paper`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,17 +44,8 @@ class Comparison:
         return 1 if low > 0 else -1 if high < 0 else 0
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What the rules look at."""
-
-    results: Results
-    measured: Mapping[str, pd.DataFrame]  # ball_wall, gradient_quality
-
-
-def c1(evidence: Evidence) -> list[Comparison]:
+def c1(results: Results) -> list[Comparison]:
     """PWM's IQM over the locomotion tasks, in units of PPO's mean, is above that of every other algorithm."""
-    results = evidence.results
     scores, not_normalised = results.comparable_scores()
     many = len(results.tasks("locomotion")) > 1
     found = []
@@ -71,9 +62,9 @@ def c1(evidence: Evidence) -> list[Comparison]:
     return found
 
 
-def c2(evidence: Evidence) -> list[Comparison]:
+def c2(results: Results) -> list[Comparison]:
     """On the SNU humanoid, of 152 actions, PWM's IQM is above PPO's, whose runs are all positive."""
-    results, task = evidence.results, "snu-humanoid"
+    task = "snu-humanoid"
     what, known = "SNU humanoid, IQM of PWM / PPO's", published.scores().query("task == @task").set_index("algorithm")
     told = f"{known.loc['pwm', 'score']:.2f}"
     x, y = (finished(results, results.scores, "locomotion", (name, "default"), [task]) for name in ("pwm", "ppo"))
@@ -84,12 +75,12 @@ def c2(evidence: Evidence) -> list[Comparison]:
     return [Comparison(what, effect, n, whole=True, bound=1.0, published=told)]
 
 
-def c3(evidence: Evidence) -> list[Comparison]:
+def c3(results: Results) -> list[Comparison]:
     """From a multi-task model, the slowest task's policy takes under 10 minutes for the paper's 10,000 updates.
 
     Minutes are of training with its evaluations, in proportion where a run made fewer updates.
     """
-    results, updates = evidence.results, 10_000
+    updates = 10_000
     quoted = published.extraction_minutes().set_index("quantity")
     promise, seen = quoted.loc["promise", "high"], quoted.drop("promise").iloc[0]
     told = f"under {promise:g} promised, {seen['low']:g} to {seen['high']:g} in its runs"
@@ -109,29 +100,29 @@ def c3(evidence: Evidence) -> list[Comparison]:
     return found
 
 
-def c4(evidence: Evidence) -> list[Comparison]:
+def c4(results: Results) -> list[Comparison]:
     """On MT30 and MT80 PWM's IQM is above TD-MPC2's, which plans in the same multi-task world model."""
     found = []
     for suite in SUITES_OF_MANY:
         known = published.quoted().query("claim == 'C4' and suite == @suite and statistic == 'IQM'")
         told = difference_of(*(known.loc[known["algorithm"] == name, "value"].item() for name in ("pwm", "tdmpc2")))
-        ours, theirs = ("pwm", multitask(evidence.results, suite)), ("tdmpc2", "default")
+        ours, theirs = ("pwm", multitask(results, suite)), ("tdmpc2", "default")
         what = f"IQM on {suite.upper()}, PWM − TD-MPC2"
-        found.append(difference(evidence.results, evidence.results.scores, what, suite, ours, theirs, told))
+        found.append(difference(results, results.scores, what, suite, ours, theirs, told))
     return found
 
 
-def c5(evidence: Evidence) -> list[Comparison]:
+def c5(results: Results) -> list[Comparison]:
     """The model trained over 16 steps against true dynamics: gradients of the double pendulum's return over the longest
     horizon have less variance and a higher ESNR; ascent through the regularised fit of the ball-wall problem gets
     farther than by the true gradient.
     """
-    quality = evidence.measured["gradient_quality"].query("system == 'double_pendulum'")
+    quality = results.measured["gradient_quality"].query("system == 'double_pendulum'")
     last = quality[quality["horizon"] == quality["horizon"].max()].pivot(index="seed", columns="world")
     variance, esnr = (last[name].reindex(columns=["true", "horizon16"]).dropna() for name in ("variance", "esnr"))
     orders = np.log10(variance["true"] / variance["horizon16"])
     gain = esnr["horizon16"] - esnr["true"]
-    ascent = evidence.measured["ball_wall"].query("part == 'ascent'")
+    ascent = results.measured["ball_wall"].query("part == 'ascent'")
     reached = ascent[ascent["model"] == "simnorm_layernorm"].groupby("seed")["true_m"].mean()
     farther = reached - ascent.loc[ascent["model"] == "true", "true_m"].mean()
     samples = {
@@ -145,11 +136,11 @@ def c5(evidence: Evidence) -> list[Comparison]:
     ]
 
 
-def c6(evidence: Evidence) -> list[Comparison]:
+def c6(results: Results) -> list[Comparison]:
     """SimNorm's IQM is above that without it, with a spectral norm and of a plain MLP, and Mish's above ReLU's."""
     known = published.quoted().query("claim == 'C6'").set_index("setting")["value"]
     found = []
-    for group in groups(evidence.results, "regularisation") or [None]:
+    for group in groups(results, "regularisation") or [None]:
         for setting in ("none", "spectral", "plain", "relu"):
             told = difference_of(known["reference"], known[setting], 0) if setting in known else "–"
             what = "Mish − ReLU" if setting == "relu" else f"SimNorm − {setting}"
@@ -159,9 +150,9 @@ def c6(evidence: Evidence) -> list[Comparison]:
     return found
 
 
-def c7(evidence: Evidence) -> list[Comparison]:
+def c7(results: Results) -> list[Comparison]:
     """Of its score on ordinary contacts, PWM keeps a larger share on stiff ones than SHAC does."""
-    pairs = {pair.algorithm: pair for pair in stiffened(evidence.results)}
+    pairs = {pair.algorithm: pair for pair in stiffened(results)}
     what = "share of the score kept on stiff contacts, PWM − SHAC"
     if not {"pwm", "shac"} <= pairs.keys():
         return [Comparison(what)]
@@ -174,10 +165,10 @@ def c7(evidence: Evidence) -> list[Comparison]:
     return [Comparison(what, effect, n, whole=True)]
 
 
-def c8(evidence: Evidence) -> list[Comparison]:
+def c8(results: Results) -> list[Comparison]:
     """Policies from world models trained over 16 steps have a higher IQM than from those trained over 3."""
     quoted = published.quoted().query("claim == 'C8'").set_index(["suite", "setting"])["value"]
-    found, there = [], groups(evidence.results, "model_horizon")
+    found, there = [], groups(results, "model_horizon")
     for group in there:
         arms = [arm for arm in group.arms if np.isfinite(arm.value)]
         known = [quoted.get((group.suite, name)) for name in ("16", "3")]
@@ -192,20 +183,20 @@ def c8(evidence: Evidence) -> list[Comparison]:
     return found
 
 
-def c9(evidence: Evidence) -> list[Comparison]:
+def c9(results: Results) -> list[Comparison]:
     """After equal environment steps returns fall with the policy's batch size: the slope over its logarithm."""
     found = []
-    for group in groups(evidence.results, "batch_size"):
+    for group in groups(results, "batch_size"):
         _, arms = at_equal_steps(group)
         whole = group.title == "ant" and spans(arms, 32, 2048)
         found.append(slope(f"return lost by doubling the batch, {group.title}", arms, len(group.arms), whole, -1))
     return found or [Comparison("return lost by doubling the batch, ant")]
 
 
-def c10(evidence: Evidence) -> list[Comparison]:
+def c10(results: Results) -> list[Comparison]:
     """The extracted policies' IQM rises with the world model's updates: the slope over their logarithm."""
     found = []
-    for group in groups(evidence.results, "model_updates"):
+    for group in groups(results, "model_updates"):
         arms = [arm for arm in group.arms if arm.have]
         whole = group.suite in SUITES_OF_MANY and {*group.tasks} == all_tasks(group.suite)
         whole = whole and spans(arms, 50_000, 250_000)
@@ -214,7 +205,7 @@ def c10(evidence: Evidence) -> list[Comparison]:
     return found or [Comparison("IQM gained by doubling the model's updates")]
 
 
-RULES: dict[str, tuple[str, Callable[[Evidence], list[Comparison]]]] = {
+RULES: dict[str, tuple[str, Callable[[Results], list[Comparison]]]] = {
     "C1": ("on contact-rich locomotion PWM beats PPO, SAC, TD-MPC2 and SHAC", c1),
     "C2": ("it solves tasks of up to 152 actions", c2),
     "C3": ("a policy per task is extracted in under 10 minutes from one frozen multi-task model", c3),

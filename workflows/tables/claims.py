@@ -20,7 +20,7 @@ import pandas as pd
 
 from pwm.errors import exit_on_user_error
 from workflows.results import Results, read_results
-from workflows.tables._rules import RULES, Comparison, Evidence
+from workflows.tables._rules import RULES, Comparison
 from workflows.tables.common import number, write_table
 
 SCALE = "paper"  # whose budgets are the paper's
@@ -71,9 +71,9 @@ def limits(scale: str, comparisons: list[Comparison]) -> list[str]:
 
 def measure(results: Results) -> pd.DataFrame:
     """A row for each comparison of each claim."""
-    evidence, rows = Evidence(results, results.measured), []
+    rows = []
     for claim, (says, rule) in RULES.items():
-        comparisons = rule(evidence)
+        comparisons = rule(results)
         judged = verdict(results.scale, comparisons)
         for row in comparisons:
             side = "below" if row.below else "above"
