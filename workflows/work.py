@@ -96,7 +96,9 @@ class Networks:
         iterations = planning["iterations"] + MORE_ITERATIONS * (action_dim >= WIDE_ACTION)
         sequence = horizon * (self.reward + self.dynamics) + self.prior + 2 * self.q
         proposal = horizon * self.prior + (horizon - 1) * self.dynamics
-        return FORWARD * (self.encoder + iterations * planning["samples"] * sequence + planning["prior_samples"] * proposal)
+        return FORWARD * (
+            self.encoder + iterations * planning["samples"] * sequence + planning["prior_samples"] * proposal
+        )
 
 
 def simulator(task: str) -> str:
@@ -269,7 +271,9 @@ def of_job(name: str, configs: Configs, final_episodes: int) -> Work:
             return work + collected(configs[f"data/{path[0]}"].settings, path[0])
         case "import":
             tasks = [key.removeprefix("data/") for key in configs if key.startswith("data/")]
-            official = [task for task in tasks if official_set(task) == path[0] and configs[f"data/{task}"].settings.tdmpc2]
+            official = [
+                task for task in tasks if official_set(task) == path[0] and configs[f"data/{task}"].settings.tdmpc2
+            ]
             return work + Work({"imported episode": OFFICIAL[path[0]].episodes * len(official)})
         case "pretrain":
             model = configs[f"models/{'/'.join(path)}"]
