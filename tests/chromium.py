@@ -30,7 +30,7 @@ class Page:
         self._in, theirs_out = os.pipe()
         command = [find(), *FLAGS, f"--user-data-dir={profile}", "--window-size=1600,1000"]
         # The browser reads from file descriptor 3 and writes to 4.
-        shell = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *command]
+        shell = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", *command]
         self._process = subprocess.Popen(shell, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL)
         os.close(theirs_in)
         os.close(theirs_out)

@@ -140,21 +140,21 @@ def finished(folder: Path, seconds: dict[str, float], updates: dict[str, int]) -
     return folder
 
 
-UPDATES = {"a": 100, "b": 400, "c": 1000}
+UPDATES = {"a": 100, "b": 400, "c": 700}
 
 
 def test_rates_are_found_again(tmp_path):
-    """3 s a job and 4 ms an update (with its products: there is one size of them)."""
-    folder = finished(tmp_path / "s", {name: 3 + 0.004 * updates for name, updates in UPDATES.items()}, UPDATES)
+    """4 s a job and 4 ms an update (with its products: there is one size of them)."""
+    folder = finished(tmp_path / "s", {name: 4 + 0.004 * updates for name, updates in UPDATES.items()}, UPDATES)
     table = rates.rate_table([folder])
     known = dict(zip(table["unit"], table["seconds"], strict=True))
     job = work.pretraining(model_settings(updates=1), ("reacher-easy",))
-    assert known["job"] == pytest.approx(3.0)
+    assert known["job"] == pytest.approx(4.0)
     assert sum(amount * known[unit] for unit, amount in job.items()) == pytest.approx(0.004)
     assert {*table["machine"]} == {"Abacus, 2 cores"} and {*table["commit"]} == {"abc"} and {*table["jobs"]} == {3}
-    slower = finished(tmp_path / "t", {name: 6 + 0.008 * updates for name, updates in UPDATES.items()}, UPDATES)
+    slower = finished(tmp_path / "t", {name: 8 + 0.008 * updates for name, updates in UPDATES.items()}, UPDATES)
     told = rates.prediction([folder], slower)
-    assert "| pretrain | 3 | 0.5 | 0.5 | 0.2 | 0.50 | 50% |" in told
+    assert "| pretrain | 3 | 0.6 | 0.6 | 0.3 | 0.50 | 50% |" in told
 
 
 def test_a_config_of_another_version_is_left_out_and_nothing_is_refused(tmp_path, capsys):

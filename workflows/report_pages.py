@@ -19,21 +19,8 @@ from pwm.matrix import RunId
 from workflows import pages, scripts
 from workflows.readme import costs
 
-COLUMNS = [
-    "made",
-    "commit",
-    "started",
-    "ended",
-    "train_wall_s",
-    "seed",
-    "device",
-    "processor",
-    "machine",
-    "cpus",
-    "threads",
-]
-COLUMNS += ["gpu", "versions", "simulator", "command"]
 HARDWARE = ["device", "processor", "machine", "cpus", "threads", "gpu"]
+COLUMNS = ["made", "commit", "started", "ended", "train_wall_s", "seed", *HARDWARE, "versions", "simulator", "command"]
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -53,16 +40,12 @@ def read_json(file: Path) -> dict[str, Any]:
 def provenance(results: Path) -> pd.DataFrame:
     """A row for every data set, world model and run that was made: commit, times, hardware, versions, command."""
     rows = []
-    for file in sorted(results.glob("data/*/episodes/meta.json")):
-        meta = read_json(file)
-        rows.append(
-            {"made": str(file.parent.relative_to(results)), "seed": meta["seed"], "versions": listed(meta["versions"])}
-        )
-    for file in sorted([*results.glob("models/**/manifest.json"), *results.glob("runs/**/manifest.json")]):
-        manifest = read_json(file)
-        known = {**manifest, **manifest["hardware"], **read_json(file.parent / "eval.json")}
-        known |= {"made": str(file.parent.relative_to(results)), "versions": listed(manifest["versions"])}
-        rows.append({name: known.get(name) for name in COLUMNS})
+    for pattern in ("data/*/episodes/meta.json", "models/**/manifest.json", "runs/**/manifest.json"):
+        for file in sorted(results.glob(pattern)):
+            known = read_json(file)
+            known |= known.get("hardware", {}) | read_json(file.parent / "eval.json")
+            known |= {"made": str(file.parent.relative_to(results)), "versions": listed(known["versions"])}
+            rows.append({name: known.get(name) for name in COLUMNS})
     return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
 
 
@@ -74,11 +57,8 @@ def listed(versions: dict[str, str]) -> str:
 def missing_runs(results: Path) -> tuple[pd.DataFrame, int]:
     """The runs of expected.csv without a score and what there is of each; and how many are expected."""
     keys = statistics.RUN_KEYS
-    expected, scores = (
-        statistics.load_expected(results / "expected.csv"),
-        statistics.load_scores(results / "scores.csv"),
-    )
-    there = pd.MultiIndex.from_frame(scores[keys])
+    expected = statistics.load_expected(results / "expected.csv")
+    there = pd.MultiIndex.from_frame(statistics.load_scores(results / "scores.csv")[keys])
     absent = expected.loc[~pd.MultiIndex.from_frame(expected[keys]).isin(there), keys]
     trained = [(results / "runs" / RunId(*row).path / "manifest.json").exists() for row in absent.to_numpy()]
     return absent.assign(state=["trained, not scored" if yes else "not trained" for yes in trained]), len(expected)
@@ -113,10 +93,8 @@ def provenance_page(results: Path, made: pd.DataFrame) -> str:
     rows = made.merge(places, on=[*HARDWARE, "versions"], how="left")
     short = rows["commit"].map(lambda commit: "-".join(part[:10] for part in str(commit).split("-")))
     seconds = rows["train_wall_s"].map(lambda value: f"{value:.0f}" if value != "" else "")
-    cells = rows.assign(commit=short, train_wall_s=seconds)[
-        ["made", "commit", "started", "ended", "train_wall_s", "on"]
-    ]
-    cells.columns = ["made", "commit", "started", "ended", "training, s", "on"]
+    cells = rows.assign(**{"commit": short, "training, s": seconds})
+    cells = cells[["made", "commit", "started", "ended", "training, s", "on"]]
     configs = {}
     for folder in made["made"]:
         file = results / folder.removesuffix("/episodes") / "config.yaml"
