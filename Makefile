@@ -1,12 +1,16 @@
 # make env        the environment .venv, as requirements.lock says
 # make test       the test suite             (PYTEST_ARGS="-k hopper" picks tests)
 # make reproduce  everything, and a report   (SCALE=test, demo, learning, laptop or paper)
+# make plan       what a scale will cost     (SCALE=paper CORES=64 GPUS=8)
+# make report     the report on the results there are so far, in one page; missing ones are named
 # make bench      speed, as ratios to plain implementations in the same run; the tables of docs/performance.md
 # make readme     the README's figures and numbers, from a finished demo (SCALE=learning: those of docs/learning.md)
 # make lint, make format                     checks and formatting of Python and Snakemake files
 # make lock       requirements.lock anew, after a pin changed in pyproject.toml
 
 SCALE ?= demo
+CORES ?= $(shell nproc)
+GPUS ?= 1
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 IS_PYTHON_311 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '$(IS_PYTHON_311)' 2>/dev/null && echo $$p && break; done)
@@ -16,7 +20,7 @@ BIN := .venv/bin
 WITH_PATH := PATH="$(CURDIR)/$(BIN):$$PATH"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env test reproduce bench readme lint format lock
+.PHONY: env test reproduce report plan bench readme lint format lock
 .DEFAULT_GOAL := env
 
 env: .venv/.stamp
@@ -35,7 +39,14 @@ test: env
 
 reproduce: env
 	$(WITH_PATH) $(BIN)/snakemake --cores all --config scale=$(SCALE)
-	$(WITH_PATH) $(BIN)/snakemake --cores all --config scale=$(SCALE) --report results/$(SCALE)/report.html
+	@$(MAKE) --no-print-directory report
+
+report: env
+	$(WITH_PATH) $(BIN)/snakemake --cores all --config scale=$(SCALE) partial=true
+	$(WITH_PATH) $(BIN)/snakemake --config scale=$(SCALE) partial=true --report results/$(SCALE)/report.html
+
+plan: env
+	@$(BIN)/python -m workflows.plan --scale $(SCALE) --cores $(CORES) --gpus $(GPUS)
 
 bench: env
 	$(BIN)/python -m benchmarks

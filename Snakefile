@@ -29,6 +29,7 @@ include: "workflows/rules/gradients.smk"
 include: "workflows/rules/plot.smk"
 include: "workflows/rules/tabulate.smk"
 include: "workflows/rules/film.smk"
+include: "workflows/rules/report.smk"
 
 
 localrules:
@@ -37,17 +38,13 @@ localrules:
     configure_gradients,
     configure_model,
     configure_run,
+    report_pages,
 
 
 rule all:
     default_target: True
     input:
         f"results/{SCALE}/scores.csv",
-        expand(
-            "figures/{scale}/{stem}.{ending}",
-            scale=SCALE,
-            stem=FIGURES,
-            ending=["pdf", "png"],
-        ),
-        expand("results/{scale}/tables/{stem}.md", scale=SCALE, stem=TABLES),
+        drawn,
         film_strips,
+        f"results/{SCALE}/report/missing.html",

@@ -1,14 +1,13 @@
 """All benchmarks; their tables go into docs/performance.md, too: python -m benchmarks"""
 
 import argparse
-import subprocess
 from pathlib import Path
 
 import torch
 
 from benchmarks import environments, gradients, planning, sampling, updates
 from pwm.envs.vector import thread_count
-from pwm.runs import default_device
+from pwm.runs import default_device, processor
 from workflows.readme import fill
 
 PAGE = Path("docs/performance.md")
@@ -16,9 +15,7 @@ PAGE = Path("docs/performance.md")
 
 def machine() -> str:
     """One line on where this runs."""
-    named = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout
-    model = next((line.split(":")[1].strip() for line in named.splitlines() if line.startswith("Model name")), "CPU")
-    return f"{model}, {thread_count()} cores, torch {torch.__version__}."
+    return f"{processor()}, {thread_count()} cores, torch {torch.__version__}."
 
 
 if __name__ == "__main__":

@@ -171,7 +171,11 @@ class Matrix:
         return self._configs[key]
 
     def text(self, key: RunId | ModelId | str) -> str:
-        """The content of its config.yaml."""
+        """The content of its config.yaml.
+
+        Raises:
+            UserError: as `resolved`.
+        """
         return config.dump(self.resolved(key))
 
     def model_of(self, run: RunId) -> ModelId | None:

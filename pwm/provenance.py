@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -24,6 +25,16 @@ def commit() -> str:
     return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        text = ""
+    named = re.search(r"^model name\s*: (.+)$", text, flags=re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or platform.machine()
+
+
 def provenance(config: Config, started: float, **facts: Any) -> dict[str, Any]:
     """What a manifest.json holds: commit, command, versions, hardware, seed, times and the stage's own facts."""
     installed = {name: metadata.version(name) for name in PACKAGES}
@@ -34,6 +45,7 @@ def provenance(config: Config, started: float, **facts: Any) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **installed},
         "hardware": {
             "machine": platform.machine(),
+            "processor": processor(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "gpu": gpu,

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("pwm", "baselines", "workflows", "profiles", "Snakefile", "environment.yml", "results/published")
+PARTS = ("pwm", "baselines", "workflows", "profiles", "Snakefile", "environment.yml")
+PARTS += ("results/published", "results/rates.csv")
 BIN = Path(sys.executable).parent
 
 

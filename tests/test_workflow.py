@@ -1,29 +1,40 @@
 """The whole DAG at the `test` scale, in a copy of the project: what it makes, and what it makes again when."""
 
+import json
 import os
 import re
+import shlex
 import shutil
+import subprocess
+import time
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import yaml
-from project_copy import PARTS, snakemake
+from project_copy import copy_project, environment, snakemake
 from tensordict import TensorDict
 
 from pwm.data.episodes import Episodes
 from pwm.matrix import Matrix
+from workflows.plan import jobs
 
 pytestmark = pytest.mark.xdist_group("workflow")
 
 
-def planned(project: Path, *words: str) -> dict[str, int]:
+def dry_run(project: Path, *words: str) -> dict[str, int]:
     """Jobs of a dry run by rule, without the target rule."""
     done = snakemake(project, "--dry-run", "--config", "scale=test", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     stats = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE)
     return {rule: int(count) for rule, count in stats if rule not in ("total", "all")}
+
+
+def planned(project: Path) -> dict[str, int]:
+    """The same without the report's pages, which follow whatever is made."""
+    return {rule: count for rule, count in dry_run(project).items() if rule != "report_pages"}
 
 
 @pytest.fixture
@@ -66,7 +77,7 @@ def test_figures_tables_and_records_exist(project: Path) -> None:
         assert (project / f"figures/test/{stem}.pdf").read_bytes().startswith(b"%PDF")
         assert (project / f"figures/test/{stem}.png").read_bytes().startswith(b"\x89PNG")
     for stem in tables:
-        for ending in ("csv", "md", "tex"):
+        for ending in ("csv", "md", "tex", "html"):
             assert (project / f"results/test/tables/{stem}.{ending}").stat().st_size > 0
     for run in Matrix("test").runs():
         folder = project / "results/test/runs" / run.path
@@ -76,7 +87,7 @@ def test_figures_tables_and_records_exist(project: Path) -> None:
 
 
 def test_a_second_run_does_nothing(project: Path) -> None:
-    assert planned(project) == {}
+    assert dry_run(project) == {}
 
 
 def test_an_edited_figure_script_redraws_that_figure_alone(project: Path, edited) -> None:
@@ -122,21 +133,54 @@ def test_a_measurement_is_made_again_by_itself(project: Path, edited) -> None:
     }
 
 
-def test_a_figure_is_redrawn_from_committed_scores_without_training(project: Path, tmp_path: Path) -> None:
-    for part in PARTS:
-        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / part).symlink_to(project / part)
-    (tmp_path / "results/test").mkdir()
+@pytest.fixture
+def clone(project: Path, tmp_path: Path) -> Path:
+    """A clean clone of a repository with the code and a scale's committed CSV files, and nothing else."""
+    origin = tmp_path / "origin"
+    copy_project(origin)
+    (origin / "results/test").mkdir()
     for name in ("scores", "curves", "expected", "data"):
-        shutil.copy(project / f"results/test/{name}.csv", tmp_path / "results/test")
-    done = snakemake(tmp_path, "figures/test/per_task.pdf")
+        shutil.copy(project / f"results/test/{name}.csv", origin / "results/test")
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"], ["clone", "-q", ".", "../clone"]):
+        subprocess.run([*git, *words], cwd=origin, check=True)
+    return tmp_path / "clone"
+
+
+def test_a_figure_is_redrawn_from_committed_scores_without_training(project: Path, clone: Path) -> None:
+    began = time.time()
+    done = snakemake(clone, "figures/test/per_task.pdf")
+    print(f"redrawn in {time.time() - began:.1f} s")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not (tmp_path / "results/test/runs").exists()
-    drawn = (tmp_path / "figures/test/per_task.pdf").read_bytes()
-    assert drawn == (project / "figures/test/per_task.pdf").read_bytes()
+    assert set(re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, flags=re.MULTILINE)) == {
+        "plot_per_task"
+    }
+    assert not (clone / "results/test/runs").exists()
+    drawn = {ending: clone / f"figures/test/per_task.{ending}" for ending in ("pdf", "png", "csv", "json")}
+    bytes_drawn = {ending: file.read_bytes() for ending, file in drawn.items()}
+    assert bytes_drawn == {
+        ending: (project / f"figures/test/{file.name}").read_bytes() for ending, file in drawn.items()
+    }
+    # And by the command that its bundle names, without Snakemake.
+    bundle = json.loads(bytes_drawn["json"])
+    assert yaml.safe_load(bundle["config"])["suites"].keys() == Matrix("test").config.suites.keys()
+    assert bundle["commit"] == pd.read_csv(clone / "results/test/scores.csv")["commit"].unique().item()
+    for file in drawn.values():
+        file.unlink()
+    subprocess.run(shlex.split(bundle["command"]), cwd=clone, env=environment(), check=True)
+    assert bytes_drawn == {ending: file.read_bytes() for ending, file in drawn.items()}
 
 
-@pytest.mark.parametrize("scale", ["test", "demo", "laptop", "paper"])
+def test_a_plan_counts_the_jobs_of_the_dag(project: Path) -> None:
+    todo = dry_run(project, "--forceall")
+    of_dag: Counter[str] = Counter()
+    for rule, count in todo.items():
+        if not rule.startswith("configure_") and rule != "report_pages":  # not measured
+            of_dag[re.sub(r"^(plot|tabulate|import)_.*", r"\1", rule)] += count
+    assert Counter(job.rule for job in jobs(Matrix("test"))) == of_dag
+
+
+@pytest.mark.parametrize("scale", ["test", "demo", "learning", "timing", "laptop", "paper"])
 def test_every_scale_resolves(project: Path, tmp_path: Path, scale: str) -> None:
     done = snakemake(project, "--dry-run", "--quiet", "--directory", str(tmp_path), "--config", f"scale={scale}")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -6,31 +6,38 @@ Copies the figures that the page shows into docs/<scale>/ and fills its marked s
 import argparse
 import re
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from pwm.errors import UserError, exit_on_user_error
 
+COSTS = ["rule", "jobs", "minutes in all", "longest job, minutes", "peak memory of a job, GiB"]
 PAGES = {"demo": Path("README.md"), "learning": Path("docs/learning.md")}
 
 
-def costs(benchmarks: Path) -> str:
-    """A Markdown table of jobs, time and memory by rule, from Snakemake's benchmark files."""
-    folders = sorted({file.relative_to(benchmarks).parts[0].removesuffix(".tsv") for file in benchmarks.rglob("*.tsv")})
-    everything = []
-    for rule in folders:
-        files = [*(benchmarks / rule).rglob("*.tsv"), *benchmarks.glob(f"{rule}.tsv")]
-        jobs = pd.concat(pd.read_csv(file, sep="\t", na_values="-") for file in files)
-        everything.append(jobs.assign(rule=rule))
-    jobs = pd.concat(everything)
-    lines = ["| rule | jobs | minutes in all | longest job, minutes | peak memory of a job, GiB |"]
-    lines += ["|---|--:|--:|--:|--:|"]
-    for rule, own in [*jobs.groupby("rule"), ("all", jobs)]:
+def costs(benchmarks: Path) -> pd.DataFrame:
+    """Jobs, time and memory by rule, as text, from Snakemake's benchmark files; no row where there are none."""
+    records = [
+        pd.read_csv(file, sep="\t", na_values="-").assign(
+            rule=file.relative_to(benchmarks).parts[0].removesuffix(".tsv")
+        )
+        for file in sorted(benchmarks.rglob("*.tsv"))
+    ]
+    cells = []
+    jobs = pd.concat(records) if records else pd.DataFrame({"rule": []})
+    for rule, own in [*jobs.groupby("rule"), *([("all", jobs)] if records else [])]:
         minutes, peak = own["s"] / 60, own["max_rss"].max() / 1024  # a job too short to be looked at has none
         memory = "–" if pd.isna(peak) else f"{peak:.2f}"
-        lines.append(f"| {rule} | {len(own)} | {minutes.sum():.1f} | {minutes.max():.1f} | {memory} |")
-    return "\n".join(lines)
+        cells.append((rule, str(len(own)), f"{minutes.sum():.1f}", f"{minutes.max():.1f}", memory))
+    return pd.DataFrame(cells, columns=COSTS)
+
+
+def numbers_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, its first column to the left and the others to the right."""
+    lines = [f"| {' | '.join(row)} |" for row in (header, *rows)]
+    return "\n".join([lines[0], f"|---{'|--:' * (len(header) - 1)}|", *lines[1:]])
 
 
 def fill(text: str, section: str, content: str) -> str:
@@ -62,7 +69,10 @@ def main() -> None:
     for name in re.findall(rf"\]\((?:docs/)?{scale}/(\w+\.png)\)", text):
         shutil.copy(Path("figures") / scale / name, docs)
     for name, source in sources.items():
-        text = fill(text, name, costs(source) if name == "costs" else source.read_text(encoding="utf-8"))
+        costly = name == "costs"
+        text = fill(
+            text, name, numbers_table(COSTS, costs(source).to_numpy()) if costly else source.read_text(encoding="utf-8")
+        )
     page.write_text(text, encoding="utf-8")
 
 

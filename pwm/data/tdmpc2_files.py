@@ -19,6 +19,7 @@ class Official(NamedTuple):
     files: int
     size: str  # as its authors give it
     decisions: int  # of an episode; a file has one row more, for the first observation
+    episodes: int  # of each task that is taken from it
 
     @property
     def names(self) -> list[str]:
@@ -26,7 +27,7 @@ class Official(NamedTuple):
         return [f"chunk_{k}.pt" for k in range(self.files)]
 
 
-OFFICIAL = {"mt30": Official(4, "20 GB", 500), "mt80": Official(20, "34 GB", 100)}
+OFFICIAL = {"mt30": Official(4, "20 GB", 500, 23_000), "mt80": Official(20, "34 GB", 100, 40_000)}
 
 
 def official_set(task: str) -> str | None:

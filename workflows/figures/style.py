@@ -3,7 +3,9 @@
 A figure is a script `workflows/figures/<stem>.py` with `draw(results) -> (figure, data)`; `data` holds what is drawn.
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
@@ -11,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from pwm.matrix import CONFIG_FOLDER
 from workflows.results import REFERENCES, Measured, Results, name_of
 
 COLUMN, PAGE = 3.3, 6.9  # widths in inches
@@ -118,7 +121,9 @@ def watermark(figure: Figure, scale: str) -> None:
 
 
 def save(figure: Figure, data: pd.DataFrame, results: Results | Measured) -> None:
-    """Write `<out>.pdf`, `<out>.png` (200 dpi) and `<out>.csv`, the data drawn; the same bytes from the same data."""
+    """Write `<out>.pdf`, `.png` (200 dpi), `.csv`, the data drawn, and `.json`: what is needed to draw it again, the
+    scale's settings included. The same bytes from the same data.
+    """
     watermark(figure, results.scale)
     about = {"Commit": results.commits, "Scale": results.scale, "Command": results.command}
     keywords = "; ".join(f"{key}: {value}" for key, value in about.items())
@@ -127,3 +132,7 @@ def save(figure: Figure, data: pd.DataFrame, results: Results | Measured) -> Non
     figure.savefig(f"{results.out}.pdf", metadata=pdf)
     figure.savefig(f"{results.out}.png", dpi=200, metadata=about)
     data.to_csv(f"{results.out}.csv", index=False, float_format="%.8g", lineterminator="\n")
+    config = CONFIG_FOLDER / f"{results.scale}.yaml"
+    bundle = {name.lower(): value for name, value in about.items()} | {"data": f"{results.out.name}.csv"}
+    bundle["config"] = config.read_text(encoding="utf-8") if config.exists() else None
+    Path(f"{results.out}.json").write_text(json.dumps(bundle, indent=2) + "\n", encoding="utf-8")

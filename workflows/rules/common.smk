@@ -13,9 +13,13 @@ from pwm.data.tdmpc2_files import OFFICIAL, download, find_files
 from pwm.errors import UserError
 from pwm.locks import clear_stale_locks
 from pwm.matrix import Matrix, ModelId, RunId, check_command_line
+from workflows import scripts
 
-FIGURES = sorted(path.stem for path in (ROOT / "workflows" / "figures").glob("[!_]*.py") if path.stem != "style")
-TABLES = sorted(path.stem for path in (ROOT / "workflows" / "tables").glob("[!_]*.py") if path.stem != "common")
+FIGURES, TABLES = scripts("figures"), scripts("tables")
+MEASURED = (
+    "ball_wall",
+    "gradient_quality",
+)  # figures that are not drawn from runs, but from a measurement of their own
 
 
 def code(path):
@@ -23,8 +27,23 @@ def code(path):
     return str(ROOT / path)
 
 
+# Of the report, whose menu is in alphabetical order.
+CATEGORY = {
+    "figures": "1. Figures",
+    "tables": "2. Tables",
+    "costs": "3. Run times and costs",
+    "provenance": "4. Provenance",
+    "film": "5. Film strips",
+}
 PUBLISHED = [f"results/published/{name}.csv" for name in ("scores", "quoted", "extraction_minutes")]
-READING = ["pwm/statistics.py", "workflows/ablations.py", "workflows/published.py", "workflows/results.py", *PUBLISHED]
+READING = [
+    "pwm/statistics.py",
+    "workflows/ablations.py",
+    "workflows/pages.py",
+    "workflows/published.py",
+    "workflows/results.py",
+    *PUBLISHED,
+]
 BESIDE = {
     "figures": ("_ablations", "_curves", "style"),
     "tables": ("_rules", "common", "per_task_scores"),
@@ -100,12 +119,23 @@ def run_files(name):
     return of_scale
 
 
-def film_strips(_wildcards):
+def film_strips(wildcards):
     """Film strips of the locomotion suite: of every algorithm's first run on each task."""
-    runs = [run for run in matrix(SCALE).runs() if (run.suite, run.variant, run.seed) == ("locomotion", "default", 0)]
-    folders = [f"results/{SCALE}/runs/{run.path}" for run in runs]
+    scale = wildcards.get("scale", SCALE)
+    runs = [run for run in matrix(scale).runs() if (run.suite, run.variant, run.seed) == ("locomotion", "default", 0)]
+    folders = [f"results/{scale}/runs/{run.path}" for run in runs]
     present = [folder for folder in folders if not PARTIAL or Path(folder, "policy/model.safetensors").exists()]
     return [f"{folder}/film_strip.png" for folder in present]
+
+
+def drawn(wildcards):
+    """All figures and tables; with `--config partial=true` no figure whose measurement is not there."""
+    scale = wildcards.get("scale", SCALE)
+    sources = {stem: f"results/{scale}/gradients/{stem}.csv" for stem in MEASURED}
+    absent = [stem for stem, source in sources.items() if PARTIAL and not Path(source).exists()]
+    figures = expand("figures/{scale}/{stem}.{ending}", scale=scale, stem=FIGURES, ending=["pdf", "png"])
+    tables = expand("results/{scale}/tables/{stem}.md", scale=scale, stem=TABLES)
+    return [file for file in figures if Path(file).stem not in absent] + tables
 
 
 def data_files(wildcards):

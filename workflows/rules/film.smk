@@ -10,7 +10,7 @@ rule film_strip:
         report(
             "results/{scale}/runs/{suite}/{task}/{algorithm}/{variant}/seed{seed}/film_strip.png",
             caption="../report/film_strip.rst",
-            category="Film strips",
+            category=CATEGORY["film"],
             labels={"task": "{task}", "algorithm": "{algorithm}", "variant": "{variant}", "seed": "{seed}"},
         ),
     log:

@@ -1,8 +1,6 @@
 # Measurements of gradients, each by a config of its own: results/<scale>/gradients/{ball_wall,gradient_quality}.csv.
 from pwm.config import dump
 
-MEASURED = ("ball_wall", "gradient_quality")
-
 
 rule configure_gradients:
     output:

@@ -1,4 +1,4 @@
-# One rule per figure script: workflows/figures/<stem>.py draws figures/<scale>/<stem>.{pdf,png,csv}, from the CSV files
+# One rule per figure script: workflows/figures/<stem>.py draws figures/<scale>/<stem>.{pdf,png,csv,json}, from the CSV files
 # of all runs or from those of a measurement of its own.
 RUN_TABLES = {name: f"results/{{scale}}/{name}.csv" for name in ("scores", "curves", "expected", "data")}
 DRAWN_FROM = dict.fromkeys(FIGURES, RUN_TABLES)
@@ -18,10 +18,11 @@ for stem in FIGURES:
             png=report(
                 f"figures/{{scale}}/{stem}.png",
                 caption=f"../report/{stem}.rst",
-                category="Figures",
-                labels={"figure": stem.replace("_", " "), "scale": "{scale}"},
+                category=CATEGORY["figures"],
+                labels={"figure": stem.replace("_", " ")},
             ),
             data=f"figures/{{scale}}/{stem}.csv",
+            bundle=f"figures/{{scale}}/{stem}.json",
         log:
             f"results/{{scale}}/logs/plot/{stem}.log",
         benchmark:

@@ -1,4 +1,4 @@
-# One rule per table script: workflows/tables/<stem>.py writes results/<scale>/tables/<stem>.{csv,md,tex}, from the CSV
+# One rule per table script: workflows/tables/<stem>.py writes results/<scale>/tables/<stem>.{csv,md,tex,html}, from the CSV
 # files of all runs; the claims from those of the measurements besides.
 TABULATED_FROM = dict.fromkeys(TABLES, RUN_TABLES)
 TABULATED_FROM["claims"] = RUN_TABLES | {name: f"results/{{scale}}/gradients/{name}.csv" for name in MEASURED}
@@ -13,11 +13,12 @@ for stem in TABLES:
             script=code(f"workflows/tables/{stem}.py"),
             shared=SHARED_CODE["tables"],
         output:
-            csv=report(
-                f"results/{{scale}}/tables/{stem}.csv",
+            csv=f"results/{{scale}}/tables/{stem}.csv",
+            page=report(
+                f"results/{{scale}}/tables/{stem}.html",
                 caption=f"../report/{stem}.rst",
-                category="Tables",
-                labels={"table": stem.replace("_", " "), "scale": "{scale}"},
+                category=CATEGORY["tables"],
+                labels={"table": stem.replace("_", " ")},
             ),
             markdown=f"results/{{scale}}/tables/{stem}.md",
             latex=f"results/{{scale}}/tables/{stem}.tex",

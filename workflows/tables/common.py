@@ -1,16 +1,17 @@
-"""The one way a table is written: the numbers as CSV, the same set for reading as Markdown and LaTeX."""
+"""The one way a table is written: the numbers as CSV, the same set for reading as Markdown, LaTeX and HTML."""
 
 from pathlib import Path
 
 import pandas as pd
 
+from workflows import pages
 from workflows.results import Results
 
 LATEX = {"±": r"$\pm$", "−": "$-$", "–": "--"}
 
 
 def write_table(results: Results, numbers: pd.DataFrame, cells: pd.DataFrame, note: str) -> None:
-    """Write `<out>.csv`, `<out>.md` and `<out>.tex` (a booktabs tabular); the same bytes from the same data.
+    """Write `<out>.csv`, `.md`, `.tex` (a booktabs tabular) and `.html`; the same bytes from the same data.
 
     Args:
         numbers: tidy numbers, in full precision.
@@ -21,6 +22,9 @@ def write_table(results: Results, numbers: pd.DataFrame, cells: pd.DataFrame, no
     numbers.to_csv(f"{results.out}.csv", index=False, float_format="%.8g", lineterminator="\n")
     source = f"Scale {results.scale}, commit {results.commits}, by `{results.command}`."
     Path(f"{results.out}.md").write_text(f"{markdown(cells)}\n{note}\n\n{source}\n", encoding="utf-8")
+    title = results.out.name.replace("_", " ").capitalize()
+    parts = (pages.table(cells), pages.paragraph(note), pages.paragraph(source))
+    Path(f"{results.out}.html").write_text(pages.page(title, *parts), encoding="utf-8")
     comments = "".join(f"% {line}\n" for line in (note, source))
     Path(f"{results.out}.tex").write_text(comments + latex(cells), encoding="utf-8")
 
