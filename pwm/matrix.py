@@ -22,6 +22,7 @@ from pwm.yaml_files import merge, read_yaml
 
 Settings = dict[str, Any]
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "workflows" / "config"
+RULES_FOLDER = CONFIG_FOLDER.parent / "rules" / "baselines"
 
 
 class Resources(Config):
@@ -200,6 +201,9 @@ class Matrix:
             raise UserError(f"{self.file}: unknown suite '{suite}'; choose from {', '.join(SUITES)}")
         for algorithm in settings.algorithms:
             algorithms.check(algorithm, suite)
+            rule = RULES_FOLDER / f"{algorithm}.smk"
+            if algorithm != "pwm" and not rule.exists():
+                raise UserError(f"{self.file}: algorithm '{algorithm}' has no rule; add {rule} as random.smk beside it")
         for task, changes in settings.tasks.items():
             get_task(task)
             if task not in SUITES[suite]:

@@ -26,9 +26,9 @@ def snakemake(project: Path, *words: str) -> subprocess.CompletedProcess:
     )
 
 
-def copy_project(folder: Path) -> None:
+def copy_project(folder: Path, parts: tuple[str, ...] = PARTS) -> None:
     """Copy what a run needs into `folder`."""
-    for part in PARTS:
+    for part in parts:
         source = ROOT / part
         if source.is_dir() and not source.is_symlink():
             shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))

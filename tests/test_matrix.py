@@ -231,6 +231,12 @@ def test_other_refusals(matrix, tmp_path):
         refusal(lambda: read_yaml(text), "list.yaml", kind)
 
 
+def test_a_baseline_without_its_rule_is_refused(matrix, tmp_path, monkeypatch):
+    matrix()
+    monkeypatch.setattr("pwm.matrix.RULES_FOLDER", tmp_path)
+    refusal(matrix, "algorithm 'ppo' has no rule", f"{tmp_path}/ppo.smk", "random.smk")
+
+
 def test_a_task_collected_in_two_suites_is_collected_once(matrix):
     mt80 = """  mt80:
     tasks: {walker-walk: {}}

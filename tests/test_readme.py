@@ -1,4 +1,7 @@
-"""Every command of the README and the pages in docs/ runs: in the workflow tests' project, at the scale `test`."""
+"""Every command of the README and the pages in docs/ runs: in the workflow tests' project, at the scale `test`.
+
+But for those of the tutorials, which test_tutorials.py follows.
+"""
 
 import re
 import shlex
@@ -8,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from project_copy import BIN, ROOT, environment
+from tutorials import TUTORIALS
 
 pytestmark = pytest.mark.xdist_group("workflow")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = README + "".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))
+DOCS = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.stem not in TUTORIALS]
+PAGES = README + "".join(page.read_text(encoding="utf-8") for page in DOCS)
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGES, flags=re.DOTALL) for line in block.splitlines()]
 
 

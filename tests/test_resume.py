@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from interrupted import Killed, MortalRun, killed_and_resumed, same_files, unbroken
 from safetensors.torch import load_file
 from support import TINY, TINY_POLICY, model_config, refusal, run_config, write_episodes
 
-from baselines import ppo, shac
 from pwm import collect as collection
 from pwm.agent import PolicyTrainer
 from pwm.collect import collect
@@ -26,51 +26,6 @@ from pwm.pretrain import build_model, load_model, pretrain
 from pwm.runs import Run, load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class Killed(Exception):
-    """Stands for the signal that ends a run."""
-
-
-class MortalRun(Run):
-    """A run that saves at every opportunity and dies in the middle of the work after its n-th save."""
-
-    def __init__(self, out, config, saves):
-        super().__init__(out, config, save_every=0.0)
-        self.saves_left = saves
-
-    def save_state(self, make_state):
-        if self.saves_left == 0:
-            raise Killed
-        super().save_state(make_state)
-        self.saves_left -= 1
-
-
-def killed_and_resumed(out, config, work, kills):
-    """Start `work(run)` again after every kill, each time in a world that moved on, then let it end."""
-    for saves in kills:
-        with pytest.raises(Killed):
-            work(MortalRun(out, config, saves))
-        torch.rand(7), np.random.rand(7)  # noqa: NPY002 - what a new process draws before it resumes
-    run = Run(out, config, save_every=0.0)
-    assert (run.state_folder / "state.pt").exists()
-    work(run)
-    assert not run.state_folder.exists()
-
-
-def unbroken(out, config, work):
-    work(Run(out, config))
-
-
-def same_files(a, b, checkpoint="."):
-    """Equal weights and equal metrics, but for the time they took; as many rows as an unbroken run has."""
-    x, y = (load_file(folder / checkpoint / "model.safetensors") for folder in (a, b))
-    assert x.keys() == y.keys()
-    for name in x:
-        assert torch.equal(x[name], y[name]), name
-    metrics = [pd.read_csv(folder / "metrics.csv").drop(columns="wall_time_s") for folder in (a, b)]
-    pd.testing.assert_frame_equal(*metrics, check_exact=True)
-    assert metrics[0]["updates"].is_monotonic_increasing and metrics[0]["updates"].is_unique
 
 
 @pytest.fixture(autouse=True)
@@ -158,19 +113,6 @@ def test_a_state_of_another_world_model_is_refused(tmp_path, data):
         weights.reward_scale += 1  # pre-trained again, from other data
     run = Run(tmp_path / "a", config)
     refusal(lambda: extract(run, weights, model, data), str(run.state_folder), "another world model", "delete it")
-
-
-PPO = {"env_steps": 300, "num_envs": 3, "n_steps": 20, "batch_size": 20, "n_epochs": 2, "units": [16]}
-SHAC = {"epochs": 8, "num_envs": 3, "horizon": 4, "actor_units": [8], "critic_units": [8]}
-
-
-@pytest.mark.parametrize(("baseline", "settings", "steps"), [(ppo, PPO, [0, 180, 300]), (shac, SHAC, [0, 48, 96])])
-def test_baselines(tmp_path, baseline, settings, steps):
-    config = run_config("hopper", baseline.__name__.removeprefix("baselines."), **settings)
-    unbroken(tmp_path / "a", config, baseline.train)
-    killed_and_resumed(tmp_path / "b", config, baseline.train, kills=[2, 1])
-    same_files(tmp_path / "a", tmp_path / "b", "policy")
-    assert pd.read_csv(tmp_path / "a" / "metrics.csv")["env_steps"].tolist() == steps
 
 
 LEARNERS = {

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from interrupted import killed_and_resumed, same_files, unbroken
 from safetensors.torch import save_file
 from support import TINY, make_model, model_config, refusal, run_config
-from test_resume import killed_and_resumed, same_files, unbroken
 
 from baselines import tdmpc2
 from baselines.tdmpc2 import Planning, Settings

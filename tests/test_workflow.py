@@ -221,6 +221,7 @@ BAD_INPUT = {
     "unknown setting of a measurement": (("starts: 10", "start: 10"), "scale=test", "did you mean 'starts'?"),
     "unknown task": (("hopper: {}", "hoper: {}"), "scale=test", "hopper"),
     "unknown algorithm": (("ppo:", "pop:"), "scale=test", "unknown algorithm 'pop'; did you mean 'ppo'?"),
+    "suite not supported": (("sac:", "shac:"), "scale=test", "'shac' does not support suite 'mt30'; it supports loco"),
 }
 
 

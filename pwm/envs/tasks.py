@@ -100,19 +100,15 @@ METAWORLD_NAMES = """
 """
 METAWORLD = tuple(_metaworld(name) for name in METAWORLD_NAMES.split())
 
-TASKS: dict[str, Task] = {task.name: task for task in (*LOCOMOTION, *STIFF, *DMCONTROL, *METAWORLD)}
-
-
-def _names(*groups: tuple[Task, ...]) -> tuple[str, ...]:
-    return tuple(task.name for group in groups for task in group)
-
-
-SUITES: dict[str, tuple[str, ...]] = {
-    "locomotion": _names(LOCOMOTION),
-    "stiffness": _names(STIFF),
-    "mt30": _names(DMCONTROL),
-    "mt80": _names(DMCONTROL, METAWORLD),
+# All suites and, by them, all tasks; the same task is in both MT30 and MT80.
+GROUPS: dict[str, tuple[Task, ...]] = {
+    "locomotion": LOCOMOTION,
+    "stiffness": STIFF,
+    "mt30": DMCONTROL,
+    "mt80": DMCONTROL + METAWORLD,
 }
+TASKS: dict[str, Task] = {task.name: task for tasks in GROUPS.values() for task in tasks}
+SUITES: dict[str, tuple[str, ...]] = {suite: tuple(task.name for task in tasks) for suite, tasks in GROUPS.items()}
 
 
 def get_task(name: str) -> Task:
