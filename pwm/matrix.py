@@ -158,8 +158,8 @@ class Matrix:
                 sets.setdefault(official_set(task), []).append(task)
         return sets
 
-    def text(self, key: RunId | ModelId | str) -> str:
-        """The content of config.yaml of a run, a world model or a task's data set.
+    def resolved(self, key: RunId | ModelId | str) -> Config:
+        """The config of a run, a world model or a task's data set.
 
         Raises:
             UserError: the scale's matrix has no such thing.
@@ -167,7 +167,11 @@ class Matrix:
         if key not in self._configs:
             what = key if isinstance(key, str) else key.path
             raise UserError(f"{self.file} lists no '{what}'; add it there or ask for one of its own")
-        return config.dump(self._configs[key])
+        return self._configs[key]
+
+    def text(self, key: RunId | ModelId | str) -> str:
+        """The content of its config.yaml."""
+        return config.dump(self.resolved(key))
 
     def model_of(self, run: RunId) -> ModelId | None:
         """The world model that a run's `world_model` setting names; None where there is no such setting."""

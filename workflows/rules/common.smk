@@ -22,21 +22,11 @@ def code(path):
     return str(ROOT / path)
 
 
+BOTH = [code(f"{path}.py") for path in ("pwm/statistics", "workflows/results", "workflows/published")]
+BOTH += sorted(map(str, (ROOT / "results" / "published").glob("*.csv")))
 SHARED_CODE = {
-    "figures": [
-        code(f"{path}.py")
-        for path in ("pwm/statistics", "workflows/results", "workflows/figures/style", "workflows/figures/_curves")
-    ],
-    "tables": [
-        code(path)
-        for path in (
-            "pwm/statistics.py",
-            "workflows/results.py",
-            "workflows/tables/common.py",
-            "workflows/tables/per_task_scores.py",
-            "results/published/scores.csv",
-        )
-    ],
+    "figures": [*BOTH, code("workflows/figures/style.py"), *sorted(map(str, (ROOT / "workflows/figures").glob("_*.py")))],
+    "tables": [*BOTH, code("workflows/tables/common.py"), code("workflows/tables/per_task_scores.py")],
 }
 
 

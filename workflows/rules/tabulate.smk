@@ -1,4 +1,10 @@
-# One rule per table script: workflows/tables/<stem>.py writes results/<scale>/tables/<stem>.{csv,md,tex}.
+# One rule per table script: workflows/tables/<stem>.py writes results/<scale>/tables/<stem>.{csv,md,tex}, from the CSV
+# files of all runs, or of the settings.
+TABULATED_FROM = dict.fromkeys(TABLES, RUN_TABLES)
+TABULATED_FROM["hyperparameters"] = {
+    "settings": "results/{scale}/settings.csv",
+    "paper": "results/paper/settings.csv",
+}
 
 for stem in TABLES:
 
@@ -6,10 +12,7 @@ for stem in TABLES:
         name:
             f"tabulate_{stem}"
         input:
-            scores="results/{scale}/scores.csv",
-            curves="results/{scale}/curves.csv",
-            expected="results/{scale}/expected.csv",
-            data="results/{scale}/data.csv",
+            **TABULATED_FROM[stem],
             script=code(f"workflows/tables/{stem}.py"),
             shared=SHARED_CODE["tables"],
         output:
@@ -34,7 +37,7 @@ for stem in TABLES:
             gpu=need("tabulate", "gpu"),
         params:
             module=f"workflows.tables.{stem}",
+            files=[part for name, path in TABULATED_FROM[stem].items() for part in (f"--{name}", path)],
             out=f"results/{{scale}}/tables/{stem}",
         shell:
-            "python -m {params.module} --scores {input.scores:q} --curves {input.curves:q}"
-            " --expected {input.expected:q} --data {input.data:q} --scale {wildcards.scale} --out {params.out:q} > {log:q} 2>&1"
+            "python -m {params.module} {params.files:q} --scale {wildcards.scale} --out {params.out:q} > {log:q} 2>&1"
