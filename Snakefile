@@ -1,7 +1,7 @@
 # The replication as one DAG: collect → pretrain → extract / baselines → evaluate → collate → plot, tabulate.
 #   snakemake --cores N                          everything at the demo scale
 #   snakemake --cores N --config scale=laptop    another scale (workflows/config/<scale>.yaml)
-#   snakemake --cores N figures/demo/per_task.pdf   one figure
+#   snakemake --cores N figures/demo/mt30_per_task.pdf   one figure
 from snakemake.utils import min_version
 
 min_version("9.18")
@@ -38,6 +38,7 @@ localrules:
     configure_gradients,
     configure_model,
     configure_run,
+    configure_scale,
     report_pages,
 
 

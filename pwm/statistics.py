@@ -16,11 +16,13 @@ import numpy as np
 import pandas as pd
 from rliable import library as rly
 from rliable import metrics
+from scipy import stats
 
 from pwm.errors import UserError
 
 REPS = 2000  # bootstrap resamples
 CONFIDENCE = 0.95
+POWER = 0.8  # with which a test is to find a difference
 RUN_KEYS = ["suite", "task", "algorithm", "variant", "seed"]  # what names a run within a scale
 SCORE_COLUMNS = ["scale", *RUN_KEYS, "score", "return_mean", "return_std", "success_last", "success_any", "episodes"]
 SCORE_COLUMNS += ["env_steps", "updates", "train_wall_s", "eval_wall_s", "device", "simulator", "commit"]
@@ -53,8 +55,14 @@ def load_scores(path: Path | str) -> pd.DataFrame:
 
 
 def load_curves(path: Path | str) -> pd.DataFrame:
-    """Read `curves.csv`, rows of learning curves by run and step; `return` is NaN where nothing was evaluated."""
-    return _load(path, CURVE_COLUMNS, required=("seed", "env_steps", "updates", "wall_time_s"))
+    """Read `curves.csv`, rows of learning curves by run and step; `return` is NaN where nothing was evaluated.
+
+    Raises:
+        UserError: as `load_scores`; a point that occurs twice.
+    """
+    curves = _load(path, CURVE_COLUMNS, required=("seed", "env_steps", "updates", "wall_time_s"))
+    _refuse_duplicates(path, curves, [*RUN_KEYS, "env_steps", "updates"])
+    return curves
 
 
 def load_expected(path: Path | str) -> pd.DataFrame:
@@ -150,6 +158,35 @@ def normalise_by_ppo(scores: pd.DataFrame) -> pd.DataFrame:
     normalised = scores.copy()
     normalised.loc[locomotion, "score"] /= scores.loc[locomotion, "task"].map(unit)
     return normalised
+
+
+# --- how much runs can tell --------------------------------------------------------------------------------------
+
+
+def detectable_difference(matrix: np.ndarray) -> float:
+    """The smallest true difference in mean score that such runs would show; NaN below 2 runs.
+
+    Of another algorithm with as many runs and the same spread, by a two-sided t-test at 5 % with 80 % power:
+    (t_{0.975} + t_{0.8}) s √(2 / nT) with 2T(n − 1) degrees of freedom, where s² is the variance between runs, pooled
+    over tasks.
+
+    Args:
+        matrix: scores `[n runs, T tasks]`.
+    """
+    runs, tasks = matrix.shape
+    if runs < 2:
+        return np.nan
+    quantiles = stats.t.ppf([(1 + CONFIDENCE) / 2, POWER], 2 * tasks * (runs - 1))
+    return float(quantiles.sum() * np.sqrt(matrix.var(axis=0, ddof=1).mean() * 2 / (runs * tasks)))
+
+
+def coverage(runs: int, tasks: int) -> float:
+    """How often the 95% interval of the mean of `[runs, tasks]` normal scores holds the truth: in less than 95 %.
+
+    Resampling n runs a task finds a variance too small by (n − 1) / n, and takes it for known.
+    """
+    bound = stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt((runs - 1) / runs)
+    return float(1 - 2 * stats.t.sf(bound, tasks * (runs - 1)))
 
 
 # --- estimates with intervals ------------------------------------------------------------------------------------
@@ -274,6 +311,12 @@ def common_curves(curves: pd.DataFrame, axis: str, value: str = "return") -> tup
     points = np.unique(np.concatenate([run[axis].to_numpy(dtype=float) for run in runs]))
     grid = points[(points >= first) & (points <= last)]
     return grid, np.array([np.interp(grid, run[axis], run[value]) for run in runs])
+
+
+def best_over_training(curves: pd.DataFrame, value: str = "return") -> float:
+    """Highest point of the IQM over runs along the training of one task and algorithm; NaN without a curve."""
+    _, values = common_curves(curves, "updates", value)
+    return max((float(metrics.aggregate_iqm(runs)) for runs in values.T), default=np.nan)
 
 
 def sample_efficiency(

@@ -6,8 +6,17 @@ from pathlib import Path
 import pytest
 from project_copy import copy_project, snakemake
 
+from pwm import statistics
+
 # Before torch or MuJoCo is imported; commands that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals only have to be there, not to be exact: 50 resamples are drawn instead of 2000."""
+    bootstrap = statistics._bootstrap
+    monkeypatch.setattr(statistics, "_bootstrap", lambda measure, scores, _, seed: bootstrap(measure, scores, 50, seed))
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ ABLATIONS = {
     "stiffness": {"hopper-stiff": [("pwm", "default"), ("shac", "default"), ("ppo", "default")]},
     "mt30": {task: [("pwm", variant) for variant in VARIED if variant.startswith("model_")] for task in DMCONTROL[:3]},
 }
+MT80 = {"mt80": {task: [("pwm", "default"), ("tdmpc2", "default")] for task in ("fish-swim", "mw-push", "mw-reach")}}
 # Measured once, no contestants.
 REFERENCES = [("random", "default"), ("data", "mean"), ("data", "best"), ("data", "best_policy")]
 
@@ -66,7 +67,7 @@ def make_scores(runs: pd.DataFrame, scale: str) -> pd.DataFrame:
     """A score per run, between about 200 and 1000 of return, the same at every call."""
     rng = np.random.default_rng(0)
     level = {key: rng.uniform(300, 900) for key, _ in runs.groupby(["task", "algorithm", "variant"])}
-    returns = [level[r.task, r.algorithm, r.variant] + rng.normal(0, 50) for r in runs.itertuples()]
+    returns = np.clip([level[r.task, r.algorithm, r.variant] + rng.normal(0, 50) for r in runs.itertuples()], 0, 1000)
     scores = runs.assign(scale=scale, return_mean=returns, return_std=10.0, episodes=10, env_steps=1000, updates=100)
     scores["score"] = scores["return_mean"] / np.where(scores["suite"].isin(["locomotion", "stiffness"]), 1, 1000)
     scores = scores.assign(success_last=np.nan, success_any=np.nan, train_wall_s=60.0, eval_wall_s=1.0)
@@ -87,7 +88,8 @@ def make_curves(scores: pd.DataFrame, points: int = 12) -> pd.DataFrame:
         promise = {"start_value": np.nan, "discounted_return": np.nan}
         if run.algorithm == "pwm":
             promise = {"start_value": 60.0 * share + run.seed, "discounted_return": 40.0 * share}
-        curves.append(curve.assign(**keys, **promise, success=np.nan))
+        success = curve["return"].clip(0, 1000) / 1000 if run.task.startswith("mw-") else np.nan
+        curves.append(curve.assign(**keys, **promise, success=success))
     return pd.concat(curves)[CURVE_COLUMNS] if curves else pd.DataFrame(columns=CURVE_COLUMNS)
 
 
@@ -96,9 +98,9 @@ def write_results(
 ) -> dict[str, Path]:
     """Write the four CSV files; runs that match a query in `missing` are expected and not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    expected = make_runs(matrix, seeds)
     references = make_runs({suite: dict.fromkeys(tasks, REFERENCES) for suite, tasks in matrix.items()}, 1)
-    runs = expected
+    runs = make_runs(matrix, seeds)
+    expected = pd.concat([runs, references.query("algorithm == 'random'")], ignore_index=True)
     for query in missing:
         runs = runs.drop(runs.query(query).index)
     scores = make_scores(pd.concat([runs, references], ignore_index=True), scale)

@@ -8,18 +8,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.text import Text
+from drawing import ABLATIONS, draw, read, texts
 from PIL import Image
-from synthetic_results import DMCONTROL, MATRIX, REFERENCES, arguments, with_ablations, write_results
+from synthetic_results import DMCONTROL, MATRIX, MT80, REFERENCES, arguments, with_ablations, write_results
 
-from pwm import statistics
-from workflows.figures import learning_curves, learning_curves_wall_time, locomotion_aggregate, per_task, style
-from workflows.results import Results, read_results
+from workflows.figures import (
+    _per_task,
+    learning_curves,
+    learning_curves_wall_time,
+    locomotion_aggregate,
+    mt80_per_task,
+    style,
+)
+from workflows.figures import locomotion_per_task as per_locomotion
+from workflows.figures import mt30_per_task as per_task
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 ROOT = Path(__file__).parents[1]
 MEASURED = ("ball_wall", "gradient_quality")  # not drawn from runs; test_gradients.py draws them
 STEMS = sorted(p.stem for p in (ROOT / "workflows/figures").glob("[!_]*.py") if p.stem not in ("style", *MEASURED))
-ABLATIONS = ("stiffness", "regularisation", "batch_size", "model_quality")  # test_ablations.py has what they draw
 MISSING = (
     "task == 'cheetah-run' and variant == 'multitask'",
     "algorithm == 'shac' and seed == 2",
@@ -34,38 +41,10 @@ def module_of(stem: str):
     return importlib.import_module(f"workflows.figures.{stem}")
 
 
-def read(module, folder: Path, scale: str = "demo", **made: object) -> Results:
-    """Results of made-up CSV files, as the script would read them."""
-    paths = write_results(folder, scale, **made)
-    return read_files(module, paths, scale, folder / Path(module.__file__).stem)
-
-
-def read_files(module, paths: dict[str, Path], scale: str, out: Path) -> Results:
-    """What the script's `main` reads."""
-    ablations = Path(module.__file__).stem in ABLATIONS
-    return read_results(module.__file__, module.__doc__, arguments(paths, scale, out), ablations)
-
-
-def texts(figure) -> list[str]:
-    return [text.get_text().replace("\u00a0", " ") for text in figure.findobj(Text) if text.get_text()]
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    """Intervals only have to be there, not to be exact: 50 resamples are drawn instead of 2000."""
-    bootstrap = statistics._bootstrap
-    monkeypatch.setattr(statistics, "_bootstrap", lambda measure, scores, _, seed: bootstrap(measure, scores, 50, seed))
-
-
 @pytest.fixture(scope="module")
 def partial(tmp_path_factory) -> dict[str, Path]:
     """A demo scale with missing runs."""
-    return write_results(tmp_path_factory.mktemp("partial"), matrix=with_ablations(), missing=MISSING)
-
-
-def draw(module, paths: dict[str, Path], scale: str = "demo", out: Path = Path("figure")):
-    results = read_files(module, paths, scale, out)
-    return module.draw(results), results
+    return write_results(tmp_path_factory.mktemp("partial"), matrix=with_ablations() | MT80, missing=MISSING)
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -124,24 +103,55 @@ def test_colours_by_algorithm_and_marks_by_variant(tmp_path):
 
 def test_more_unknown_algorithms_than_colours_still_draw(tmp_path):
     pairs = [(f"new{index}", "default") for index in range(len(style.SPARE_COLOURS) + 1)]
-    assert len(style.looks(read(per_task, tmp_path, matrix={"mt30": {"walker-walk": pairs}}))) == len(pairs) + len(
-        REFERENCES
-    )
+    results = read(per_task, tmp_path, matrix={"mt30": {"walker-walk": pairs}})
+    assert {*style.looks(results)} >= {*pairs, *REFERENCES}
 
 
 def test_per_task_draws_means_of_seeds_and_names_missing_runs(partial):
-    (figure, data), results = draw(per_task, partial)
+    (figure, data), results = draw(per_locomotion, partial)
     scores = results.scores
     ppo = scores.query("task == 'hopper' and algorithm == 'ppo'").score.mean()
     shac = scores.query("task == 'hopper' and algorithm == 'shac'").score
-    drawn = data.query("algorithm == 'shac'").set_index("seed")
+    drawn = data.query("algorithm == 'shac' and source == 'measured'").set_index("seed")
     assert drawn.loc["mean", "score"] == pytest.approx(shac.mean() / ppo)
     assert sorted(drawn.drop("mean")["score"]) == pytest.approx(sorted(shac / ppo))
     assert drawn.loc["mean", "low"] < drawn.loc["mean", "score"] < drawn.loc["mean", "high"]
-    single = data.query("task == 'walker-walk' and algorithm == 'tdmpc2' and seed == 'mean'").iloc[0]
-    assert np.isnan(single.low) and np.isnan(single.high) and (single.n, single.expected) == (1, 3)
-    assert {"n = 2/3", "n = 1/3", "PWM multitask: not run"} <= {*texts(figure)}
-    assert set(data.query("suite == 'mt30'").task) == {*DMCONTROL}
+    assert {"n = 2/3", "Locomotion (n = 3)"} <= {*texts(figure)} and set(data.task) == {"hopper"}
+    (figure, data), _ = draw(per_task, partial)
+    single = data.query("task == 'walker-walk' and algorithm == 'tdmpc2' and variant == 'default' and seed == 'mean'")
+    assert single[["low", "high"]].isna().all(axis=None) and single[["n", "expected"]].to_numpy().tolist() == [[1, 3]]
+    assert {"n = 1/3", "PWM multitask: not run"} <= {*texts(figure)} and set(data.task) == {*DMCONTROL}
+
+
+def test_published_scores_stand_beside_ours_with_their_source(partial):
+    (figure, data), _ = draw(per_task, partial)
+    published = data.query("variant == 'published'").set_index(["task", "algorithm"])
+    assert published.loc[("walker-walk", "pwm"), "score"] == 0.9858  # as results/published/scores.csv has them
+    assert published.loc[("walker-walk", "tdmpc2"), ["score", "n"]].tolist() == [0.979, 10]
+    assert set(published["source"]) == {"published run data of the PWM paper: mean episode return / 1000"}
+    assert any(f"○ {published['source'].iloc[0]}" in text for text in texts(figure))
+    (figure, data), _ = draw(per_locomotion, partial)
+    published = data.query("variant == 'published'").set_index("algorithm")
+    assert published.loc["pwm", ["score", "unit"]].tolist() == [1.198, "score / PPO's mean score"]
+    assert published["source"].str.contains("max over training").all()
+    hollow = [line for line in figure.axes[0].lines if line.get_fillstyle() == "none"]
+    assert sorted(line.get_xdata()[0] for line in hollow) == pytest.approx(sorted(published["score"]))
+
+
+def test_mt80_has_a_panel_for_each_family(partial):
+    (figure, data), _ = draw(mt80_per_task, partial)
+    assert {"MT80, DMControl (n = 3)", "MT80, Meta-World (n = 3)", "push", "reach"} <= {*texts(figure)}
+    units = data.groupby("task")["unit"].unique().map(list).to_dict()
+    success = ["score (success at the last step)"]
+    assert units == {"fish-swim": ["score (return / 1000)"], "mw-push": success, "mw-reach": success}
+    source = data.query("task == 'mw-push' and algorithm == 'pwm' and variant == 'published'")["source"].item()
+    assert source == "published run data of the PWM paper: mean success rate"
+
+
+@pytest.mark.parametrize("tasks", [1, 12, 13, 30, 50])
+def test_the_columns_of_a_panel_hold_all_its_tasks(tasks):
+    layout = _per_task.Layout(tasks, lines=2)
+    assert layout.rows * (layout.columns - 1) < tasks <= layout.rows * layout.columns
 
 
 def test_curves_keep_units_apart_and_average_seeds(partial):
@@ -172,12 +182,22 @@ def test_locomotion_aggregate_by_hand(partial):
     hopper = results.scores.query("task == 'hopper'")
     ppo = hopper.query("algorithm == 'ppo'").score.mean()
     pwm = np.sort(hopper.query("algorithm == 'pwm' and variant == 'default'").score / ppo)
-    drawn = data.query("panel == 'aggregate' and algorithm == 'pwm' and variant == 'default'").set_index("statistic")
+    own = "algorithm == 'pwm' and variant == 'default'"
+    drawn = data.query(f"panel == 'aggregate' and {own}").set_index("statistic")
     assert drawn.loc["mean", "value"] == pytest.approx(pwm.mean())
     assert drawn.loc["iqm", "value"] == pytest.approx(pwm.mean())  # a quarter of three runs is no run
-    profile = data.query("panel == 'profile' and algorithm == 'pwm' and variant == 'default'")
+    curves = (
+        results.curves.query("task == 'hopper'").groupby(["algorithm", "variant", "updates"])["return"].mean()
+    )  # as the IQM of three is
+    best = curves["pwm", "default"].max() / curves["ppo", "default"].max()
+    assert drawn.loc["best_iqm", "value"] == pytest.approx(best)
+    published = data.query("algorithm == 'pwm' and variant == 'published'")
+    assert (
+        published["value"].tolist() == [1.198, 1.198] and published["low"].isna().all() and set(published["n"]) == {5}
+    )
+    profile = data.query(f"panel == 'profile' and {own}")
     np.testing.assert_allclose(profile["value"], [(pwm > tau).mean() for tau in profile["tau"]])
-    assert "SHAC (n = 2/3)" in texts(figure) and "random" not in set(data.algorithm)
+    assert {"SHAC (n = 2/3)", "SHAC, published (n = 10)"} <= {*texts(figure)} and "random" not in set(data.algorithm)
 
 
 def test_an_algorithm_that_finished_no_seed_on_all_tasks_gets_no_aggregate(tmp_path):
@@ -186,7 +206,10 @@ def test_an_algorithm_that_finished_no_seed_on_all_tasks_gets_no_aggregate(tmp_p
     missing = ("algorithm == 'shac' and task == 'ant'", "algorithm == 'sac'")
     figure, data = locomotion_aggregate.draw(read(locomotion_aggregate, tmp_path, matrix=matrix, missing=missing))
     assert {"SHAC (no seed complete)", "SAC (not run)", "TD-MPC2 (n = 3, 1/2 tasks)"} <= {*texts(figure)}
-    assert set(data.algorithm) == {"pwm", "ppo", "tdmpc2"}
+    assert set(data[data.source == "measured"].algorithm) == {"pwm", "ppo", "tdmpc2"}
+    published = data.query("statistic == 'iqm' and variant == 'published'").set_index("algorithm")
+    assert published.loc["tdmpc2", ["value", "tasks"]].tolist() == [0.998, 1]  # on the ant alone, as ours
+    assert published.loc["pwm", ["value", "tasks"]].tolist() == [pytest.approx((1.198 + 1.464) / 2), 2]
 
 
 def test_returns_stay_raw_where_ppo_cannot_be_the_unit(tmp_path):
@@ -194,7 +217,8 @@ def test_returns_stay_raw_where_ppo_cannot_be_the_unit(tmp_path):
     results.scores.loc[results.scores.algorithm == "ppo", "score"] = -5.0
     figure, data = locomotion_aggregate.draw(results)
     assert set(data.unit) == {"return"} and any("not normalised" in text for text in texts(figure))
-    _, per = per_task.draw(results)
+    _, per = per_locomotion.draw(results)
+    assert "published" not in set(per.variant) | set(data.variant)  # another simulator's returns
     assert per.query("algorithm == 'ppo' and seed == 'mean'").score.item() == -5.0
     assert "on hopper is -5" in per.query("suite == 'locomotion'").unit.iloc[0]
 
@@ -209,7 +233,7 @@ def test_raw_returns_of_several_tasks_are_not_averaged(tmp_path):
 @pytest.mark.parametrize("matrix", [{}, {"mt30": MATRIX["mt30"]}])
 def test_absent_suites_are_said_plainly(stem, matrix, tmp_path):
     figure, data = module_of(stem).draw(read(module_of(stem), tmp_path, matrix=matrix, seeds=1))
-    if not matrix or stem in ("locomotion_aggregate", *ABLATIONS):
+    if not matrix or stem in ("locomotion_aggregate", "locomotion_per_task", "mt80_per_task", "teaser", *ABLATIONS):
         assert any(text.startswith("This scale has no") for text in texts(figure)) and data.empty
 
 
@@ -219,11 +243,12 @@ def test_a_scale_without_a_finished_run_draws_its_matrix_as_not_run(stem, tmp_pa
     for name in ("scores", "curves"):
         pd.read_csv(paths[name]).iloc[:0].to_csv(paths[name], index=False)
     (figure, _), _ = draw(module_of(stem), paths)
-    assert any("not run" in text or "No algorithm" in text or "PPO has no run" in text for text in texts(figure))
+    told = " ".join(texts(figure))
+    assert any(words in told for words in ("not run", "No algorithm", "PPO has no run", "no MT80 runs"))
 
 
 def test_another_scales_files_are_refused_with_exit_code_2(partial, tmp_path):
-    command = [sys.executable, "-m", "workflows.figures.per_task", *arguments(partial, "paper", tmp_path / "x")]
+    command = [sys.executable, "-m", "workflows.figures.mt30_per_task", *arguments(partial, "paper", tmp_path / "x")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "holds scale demo, not paper" in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())

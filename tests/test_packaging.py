@@ -235,6 +235,18 @@ def test_a_pickle_would_be_noticed(line: str) -> None:
 # Documents
 
 
+@pytest.mark.parametrize("folder", ["figures", "tables"])
+def test_the_index_of_figures_and_tables_is_current(folder: str) -> None:
+    """Every script has its row in the README, with the first line of its own description."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = re.search(rf"^\| `workflows/{folder}/` .*\n\|---.*\n((?:\|.*\n)+)", text, flags=re.MULTILINE)[1]
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", section, flags=re.MULTILINE)
+    scripts = [file for file in CODE if file.parent == ROOT / "workflows" / folder and not file.stem.startswith("_")]
+    scripts = [file for file in scripts if file.stem not in ("style", "common")]
+    assert len(rows) == len(scripts) == section.count("\n")
+    assert dict(rows) == {file.stem: ast.get_docstring(parse(file)).splitlines()[0] for file in scripts}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
 def test_links_resolve(document: Path) -> None:
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)

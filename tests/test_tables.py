@@ -6,25 +6,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from drawing import change
 from synthetic_results import arguments, with_ablations, write_results
 
-from pwm import statistics
 from workflows import published
-from workflows.results import read_results
-from workflows.tables import aggregates, audit, claims, common, extraction, per_task_scores
+from workflows.results import read_results, unit_of
+from workflows.tables import aggregates, audit, claims, common, extraction, per_task_scores, run_times
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 MISSING = (
     "task == 'cheetah-run' and variant == 'multitask'",
     "algorithm == 'shac' and seed == 2",
     "algorithm == 'tdmpc2' and seed > 0",
 )
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    """Intervals only have to be there, not to be exact: 50 resamples are drawn instead of 2000."""
-    bootstrap = statistics._bootstrap
-    monkeypatch.setattr(statistics, "_bootstrap", lambda measure, scores, _, seed: bootstrap(measure, scores, 50, seed))
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +77,11 @@ def test_per_task_scores_by_hand(partial, tmp_path, monkeypatch):
     assert walker_row[column["TD-MPC2"]] == f"{single:.3f} (1/3)"
     assert [row[column["PWM multitask"]] for row in others if row[1] == "cheetah-run"] == ["not run (0/3)"]
     assert (hopper[column["Unit"]], walker_row[column["Unit"]]) == ("return", "return / 1000")
+    assert walker_row[column["TD-MPC2, published"]] == "0.979 (10)"  # as results/published/scores.csv has them
+    assert hopper[column["PWM, published"]] == "1.198 × PPO (5)" and walker_row[column["SAC, published"]] == "–"
+    published = numbers.query("variant == 'published' and task == 'hopper' and algorithm == 'sac'").iloc[0]
+    assert (published["mean"], published["unit"]) == (0.87, "score / PPO's mean score")
+    assert published["source"].endswith("max over training of the IQM episode return")
 
 
 def test_extraction_by_hand(partial, tmp_path, monkeypatch):
@@ -106,8 +105,8 @@ def test_extraction_by_hand(partial, tmp_path, monkeypatch):
 
 
 def test_meta_world_scores_are_success():
-    assert per_task_scores.unit_of("mt80", "mw-push") == "success"
-    assert per_task_scores.unit_of("mt80", "walker-run") == "return / 1000"
+    assert unit_of("mt80", "mw-push") == "success" and unit_of("mt80", "walker-run") == "return / 1000"
+    assert unit_of("locomotion", "ant") == unit_of("stiffness", "hopper-stiff") == "return"
 
 
 def test_aggregates_by_hand(partial, tmp_path, monkeypatch):
@@ -125,7 +124,21 @@ def test_aggregates_by_hand(partial, tmp_path, monkeypatch):
     assert np.isnan(incomplete.iqm) and (incomplete.n, incomplete.expected) == (0, 3)
     single = found["mt30", "tdmpc2", "default"]
     assert np.isfinite(single.iqm) and np.isnan(single.iqm_low) and (single.n, single.expected) == (1, 3)
+    spread = scores.query("suite == 'mt30' and algorithm == 'pwm' and variant == 'default'").groupby("task").score.var()
+    # Student's t of 2 × 4 × (3 − 1) degrees of freedom: 2.120 and 0.865
+    assert row.detectable == pytest.approx((2.120 + 0.865) * np.sqrt(spread.mean() * 2 / 12), rel=1e-3)
+    assert np.isnan(single.detectable) and np.isnan(incomplete.detectable)
+    curves = pd.read_csv(partial["curves"]).query("suite == 'mt30' and algorithm == 'pwm' and variant == 'default'")
+    best = curves.groupby(["task", "updates"])["return"].mean().groupby("task").max().sort_values() / 1000
+    assert row.best_iqm == pytest.approx(best.iloc[1:3].mean(), rel=1e-6)  # of four tasks the middle two
+    assert ppo.best_iqm == 1 and np.isnan(incomplete.best_iqm)
+    published = found["mt30", "tdmpc2", "published"]
+    assert (published.tasks, published.n, published.unit) == (4, 10, "score") and np.isnan(published.detectable)
+    assert published.mean == pytest.approx((0.979 + 0.001 + 0.148 + 0.98) / 4, abs=1e-3)
+    assert np.isnan(published.mean_low) and np.isnan(published.p_pwm_better)
     cells = {(row[0], row[1]): row for row in rows_of(written["md"])}
+    assert cells["MT30", "PWM"][-2:] == [f"{row.best_iqm:.3f}", f"{row.detectable:.3f}"]
+    assert "75% of cases from 3 runs of 1 task, 87% from 3 of 10 tasks, 93% from 10 of 10" in written["md"]
     assert cells["MT30", "TD-MPC2"][2] == "1/3" and cells["MT30", "TD-MPC2"][5] == f"{single.iqm:.3f}"
     assert cells["MT30", "PWM"][5] == f"{row.iqm:.3f} [{row.iqm_low:.3f}, {row.iqm_high:.3f}]"
     wins = [
@@ -223,7 +236,34 @@ def test_the_audit_sees_another_number(monkeypatch):
     assert row.computed == pytest.approx(0.99 * 0.86383125) and row.same == "no"
 
 
-@pytest.mark.parametrize("module", [per_task_scores, aggregates, extraction, claims, audit])
+def test_run_times_by_hand(tmp_path, monkeypatch):
+    paths = write_results(tmp_path, missing=("algorithm == 'shac' and seed == 2",))
+    pwm = "task == 'walker-walk' and algorithm == 'pwm' and variant == 'default'"
+    change(paths["scores"], pwm, train_wall_s=[30, 60, 120], eval_wall_s=[2, 4, 8], updates=[600, 600, 600])
+    change(paths["scores"], "algorithm == 'tdmpc2'", updates=0)  # scored in a finished model: nothing trained
+    written = write(run_times, paths, tmp_path / "run_times", monkeypatch)
+    numbers = pd.read_csv(tmp_path / "run_times.csv").set_index(["suite", "algorithm", "variant"])
+    row = numbers.loc[("mt30", "pwm", "default")]  # nine more runs: a minute for 100 updates, 10 × 500 decisions in 1 s
+    assert row[["n", "expected", "device"]].tolist() == [12, 12, "cpu"]
+    assert row[[f"train_minutes{part}" for part in ("", "_low", "_high")]].tolist() == [1, 0.5, 2]
+    assert row[["updates_per_s_low", "updates_per_s_high"]].tolist() == pytest.approx([100 / 60, 600 / 30])
+    assert row[["decisions_per_s", "decisions_per_s_low"]].tolist() == [5000, 625]
+    shac = numbers.loc[("locomotion", "shac", "default")]
+    assert shac[["n", "expected"]].tolist() == [2, 3] and np.isnan(shac["decisions_per_s"])  # episodes may end early
+    cells = {(line[0], line[1]): line[2:] for line in rows_of(written["md"])}
+    assert cells["MT30", "PWM"] == [
+        "12",
+        "cpu",
+        "1.00 [0.50 – 2.00]",
+        "0.02 [0.02 – 0.13]",
+        "1.67 [1.67 – 20.0]",
+        "5000 [625 – 5000]",
+    ]
+    assert cells["MT30", "TD-MPC2"][2:5:2] == ["–", "–"] and cells["Locomotion", "SHAC"][0] == "2/3"
+    assert ("MT30", "random policy") not in cells
+
+
+@pytest.mark.parametrize("module", [per_task_scores, aggregates, extraction, claims, audit, run_times])
 def test_same_data_same_bytes_and_latex_that_compiles(module, partial, measured, tmp_path, monkeypatch):
     files = measured if module is claims else partial
     first = write(module, files, tmp_path / "a" / "table", monkeypatch)
@@ -248,7 +288,7 @@ def test_latex_escapes_what_a_user_may_name():
 
 def test_tables_of_an_empty_scale_are_empty(tmp_path, monkeypatch):
     paths = write_results(tmp_path, matrix={}, seeds=1)
-    for module in (per_task_scores, aggregates):
+    for module in (per_task_scores, aggregates, run_times):
         assert len(rows_of(write(module, paths, tmp_path / "table", monkeypatch)["md"])) == 2
 
 

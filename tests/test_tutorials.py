@@ -19,7 +19,12 @@ from workflows.figures import style
 
 pytestmark = pytest.mark.xdist_group("workflow")
 CEM = "results/test/runs/locomotion/hopper/cem/default"
-FIGURES = {"per_task", "learning_curves", "learning_curves_wall_time", "locomotion_aggregate"}  # at least these
+FIGURES = {
+    "locomotion_per_task",
+    "learning_curves",
+    "learning_curves_wall_time",
+    "locomotion_aggregate",
+}  # at least these
 TABLES = {"per_task_scores", "aggregates"}
 TESTS = ("tests", "pyproject.toml")  # what a copy needs to run tests, too
 
@@ -90,7 +95,7 @@ def test_a_baseline_that_raises(finished: Path) -> None:
     fault = "        if iteration == 3 and run.config.seed == 1:\n            raise ArithmeticError('out of numbers')\n"
     assert loop in whole
     file.write_text(whole.replace(loop, "    run.save_every = 0.0\n" + loop + fault))
-    targets = ["figures/test/per_task.pdf", "results/test/tables/per_task_scores.md"]
+    targets = ["figures/test/locomotion_per_task.pdf", "results/test/tables/per_task_scores.md"]
     before = (finished / "results/test/scores.csv").read_bytes()
 
     broken = snakemake(finished, *targets, "--config", "scale=test")
@@ -107,7 +112,9 @@ def test_a_baseline_that_raises(finished: Path) -> None:
     scores, expected = (pd.read_csv(finished / f"results/test/{name}.csv") for name in ("scores", "expected"))
     assert scores.query("algorithm == 'cem'")["seed"].tolist() == [0]
     assert expected.query("algorithm == 'cem'")["seed"].tolist() == [0, 1]
-    drawn = pd.read_csv(finished / "figures/test/per_task.csv").query("algorithm == 'cem' and seed == 'mean'")
+    drawn = pd.read_csv(finished / "figures/test/locomotion_per_task.csv").query(
+        "algorithm == 'cem' and seed == 'mean'"
+    )
     assert drawn[["n", "expected"]].values.tolist() == [[1, 2]]
     table = (finished / "results/test/tables/per_task_scores.md").read_text()
     assert len(re.findall(r"\(1/2\)", table)) == 1 and "/2)" not in table.replace("(1/2)", "")
@@ -146,7 +153,7 @@ def test_add_a_task(tmp_path: Path) -> None:
     scores = pd.read_csv(tmp_path / "results/extra/scores.csv").set_index("algorithm")
     assert set(scores.index) == {"pwm", "random"} and (scores["task"] == "cartpole-spin").all()
     assert scores["score"].between(0, 1).all() and np.allclose(scores["return_mean"], 1000 * scores["score"])
-    assert set(pd.read_csv(tmp_path / "figures/extra/per_task.csv")["suite"]) == {"extra"}
+    assert set(pd.read_csv(tmp_path / "figures/extra/learning_curves.csv")["suite"]) == {"extra"}
     table = (tmp_path / "results/extra/tables/per_task_scores.md").read_text()
     assert "| extra | cartpole-spin | return / 1000 |" in table
 

@@ -2,8 +2,9 @@
 
 All scripts beside this module take the same arguments, so that one rule draws any of them:
 
-    python -m workflows.figures.per_task --scores results/demo/scores.csv --curves results/demo/curves.csv \\
-        --expected results/demo/expected.csv --data results/demo/data.csv --scale demo --out figures/demo/per_task
+    python -m workflows.figures.mt30_per_task --scores results/demo/scores.csv --curves results/demo/curves.csv \\
+        --expected results/demo/expected.csv --data results/demo/data.csv --scale demo \\
+        --out figures/demo/mt30_per_task
 
 but for figures of a measurement that is not made of runs, which have its one file in the place of those four:
 
@@ -24,10 +25,15 @@ from pwm import statistics
 from pwm.errors import UserError
 
 SUITES = {"locomotion": "Locomotion", "stiffness": "Stiff contacts", "mt30": "MT30", "mt80": "MT80"}
-ALGORITHMS = {"pwm": "PWM", "shac": "SHAC", "tdmpc2": "TD-MPC2", "ppo": "PPO", "sac": "SAC"}
+ALGORITHMS = {"pwm": "PWM", "shac": "SHAC", "tdmpc2": "TD-MPC2", "ppo": "PPO", "sac": "SAC", "dreamerv3": "DreamerV3"}
 REFERENCES = {"random": "random policy", "data": "data"}  # measured, but no contestants
+PUBLISHED = ("published", "published online")  # variants that were not measured here
 INPUTS = ("scores", "curves", "expected", "data")  # CSV files of a scale
 PPO_UNIT = "score / PPO's mean score"
+DECISIONS = {
+    "return / 1000": 500,
+    "success": 100,
+}  # of an episode, where none ends early; as pwm/envs/tasks.py has them
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Aggregate:
     started: bool  # whether any run is there
     matrix: np.ndarray  # [have, tasks]
     estimates: dict[str, statistics.Estimate]
+    best: float = np.nan  # IQM over tasks of the best over training
+    source: str = "measured"
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,10 @@ class Results:
         )
         return int(chosen["there"].sum()), len(chosen)
 
+    def contestants(self, suite: str) -> list[tuple[str, str]]:
+        """The algorithms and variants of a suite that figures compare: all but the references."""
+        return [pair for pair in self.algorithms(suite) if pair[0] not in REFERENCES]
+
     def comparable_scores(self) -> tuple[pd.DataFrame, str]:
         """Scores with locomotion in units of PPO's mean, and an empty reason; else raw scores and why they stay raw."""
         try:
@@ -121,8 +133,8 @@ class Results:
         except UserError as error:
             return self.scores, str(error)
 
-    def aggregates(self, suite: str) -> list[Aggregate]:
-        """Every algorithm's statistics over its tasks of a suite.
+    def aggregates(self, suite: str, tasks: Sequence[str] | None = None) -> list[Aggregate]:
+        """Every algorithm's statistics over its tasks of a suite, or over those of them that are among `tasks`.
 
         An algorithm is judged on the seeds it finished on all of its tasks. None such, or locomotion scores on several
         tasks that cannot be normalised: no estimates. Raw returns have no optimality gap.
@@ -130,19 +142,58 @@ class Results:
         scores, not_normalised = self.comparable_scores()
         raw = suite == "locomotion" and bool(not_normalised)
         unit = ("return" if raw else PPO_UNIT) if suite == "locomotion" else "score"
-        found = []
+        wanted, found = self.tasks(suite) if tasks is None else tasks, []
         for algorithm, variant in self.algorithms(suite):
-            runs = self.runs.query("suite == @suite and algorithm == @algorithm and variant == @variant")
-            tasks = list(runs["task"].unique())
-            complete = runs.groupby("seed")["there"].sum() == len(tasks)
+            chosen = "suite == @suite and algorithm == @algorithm and variant == @variant and task in @wanted"
+            runs = self.runs.query(chosen)
+            own = list(runs["task"].unique())
+            if not own:
+                continue
+            complete = runs.groupby("seed")["there"].sum() == len(own)
             seeds = sorted(complete[complete].index)
-            matrix = statistics.score_matrix(scores, suite, algorithm, variant, tasks, seeds)
+            matrix = statistics.score_matrix(scores, suite, algorithm, variant, own, seeds)
             names = [name for name in statistics.METRICS if not (raw and name == "optimality_gap")]
-            meaningful = seeds and not (raw and len(tasks) > 1)
+            meaningful = seeds and not (raw and len(own) > 1)
             estimates = statistics.aggregate(matrix, names) if meaningful else {}
-            counts = (len(self.tasks(suite)), len(seeds), len(complete), bool(runs["there"].any()))
-            found.append(Aggregate(suite, algorithm, variant, unit, tuple(tasks), *counts, matrix, estimates))
+            best = self.best_over_training(suite, algorithm, variant, own, raw) if meaningful else np.nan
+            counts = (len(wanted), len(seeds), len(complete), bool(runs["there"].any()))
+            found.append(Aggregate(suite, algorithm, variant, unit, tuple(own), *counts, matrix, estimates, best))
         return found
+
+    def best_over_training(self, suite: str, algorithm: str, variant: str, tasks: Sequence[str], raw: bool) -> float:
+        """IQM over tasks of the highest point of the IQM curve, which is what the published locomotion scores are.
+
+        Locomotion is in units of PPO's own best, unless it is to stay `raw`. NaN where a task has no curve.
+        """
+
+        def best(task: str, algorithm: str, variant: str) -> float:
+            chosen = "suite == @suite and task == @task and algorithm == @algorithm and variant == @variant"
+            curves, unit = self.curves.query(chosen), unit_of(suite, task)
+            value = statistics.best_over_training(curves, "success" if unit == "success" else "return")
+            return value / 1000 if unit == "return / 1000" else value
+
+        values = np.array([best(task, algorithm, variant) for task in tasks])
+        if suite == "locomotion" and not raw:
+            units = np.array([best(task, "ppo", "default") for task in tasks])
+            values = values / np.where(units > 0, units, np.nan)
+        return statistics.aggregate(values[None], ["iqm"])["iqm"].estimate
+
+    @cached_property
+    def times(self) -> pd.DataFrame:
+        """Of every contestant's run: minutes of training and of the final evaluation, updates and decisions a second.
+
+        NaN where nothing was trained or the length of the evaluated episodes is not known. Decisions are those of all
+        the evaluation's environments together, its start and the simulator included.
+        """
+        runs = self.scores[~self.scores["algorithm"].isin([*REFERENCES])]
+        train = runs["train_wall_s"].where((runs["updates"] > 0) & (runs["train_wall_s"] > 0))
+        lengths = [DECISIONS.get(unit_of(*of), np.nan) for of in zip(runs["suite"], runs["task"], strict=True)]
+        return runs[[*statistics.RUN_KEYS, "device"]].assign(
+            train_minutes=train / 60,
+            eval_minutes=runs["eval_wall_s"] / 60,
+            updates_per_s=runs["updates"] / train,
+            decisions_per_s=runs["episodes"] * np.array(lengths) / runs["eval_wall_s"].where(runs["eval_wall_s"] > 0),
+        )
 
     @property
     def commits(self) -> str:
@@ -157,6 +208,11 @@ class Results:
         files = " ".join(f"--{name} {results}/{name}.csv" for name in INPUTS)
         files += "".join(f" --{name} {results}/gradients/{name}.csv" for name in self.measured)
         return f"python -m {self.module} {files} --scale {self.scale} --out {out}"
+
+    @property
+    def source(self) -> str:
+        """Where numbers come from, in a line."""
+        return f"Scale {self.scale}, commit {self.commits}, by `{self.command}`."
 
 
 def read_results(
@@ -174,16 +230,20 @@ def read_results(
         measured: measurements to read as well, each with the columns it must have.
 
     Raises:
-        UserError: a file is missing or damaged, or holds another scale.
+        UserError: a file is missing or damaged, or holds another scale, a run that is not expected, a score out of its
+            range, or scores of one task by several simulators.
     """
     files = {name: f"{name}.csv" for name in INPUTS} | {name: f"gradients/{name}.csv" for name in measured or ()}
-    module, args = _parse(script, description, files, argv)
+    module, args = parse(script, description, files, argv)
     scores, curves = statistics.load_scores(args.scores), statistics.load_curves(args.curves)
-    data = statistics.load_scores(args.data)
+    data, expected = statistics.load_scores(args.data), statistics.load_expected(args.expected)
     for table, file in ((scores, args.scores), (curves, args.curves), (data, args.data)):
         _check_scale(table, file, args.scale)
+    _check_expected(scores, args.scores, expected, args.expected)
+    _check_expected(curves, args.curves, expected, args.expected)
+    _check_comparable(scores, args.scores)
     scores = pd.concat([scores, data], ignore_index=True) if len(data) else scores
-    tables = (scores, curves, statistics.load_expected(args.expected))
+    tables = (scores, curves, expected)
     kept = tables if ablations else (table[~is_ablation(table)].reset_index(drop=True) for table in tables)
     others = {
         name: _read_measurement(getattr(args, name), args.scale, name, columns)
@@ -199,7 +259,7 @@ def read_measured(script: str, description: str, columns: Sequence[str], argv: S
         UserError: the file is missing or damaged, or holds another scale.
     """
     stem = Path(script).stem
-    module, args = _parse(script, description, {"measured": f"gradients/{stem}.csv"}, argv)
+    module, args = parse(script, description, {"measured": f"gradients/{stem}.csv"}, argv)
     table = _read_measurement(args.measured, args.scale, stem, columns)
     return Measured(table, args.scale, args.out, module)
 
@@ -216,10 +276,10 @@ def _read_measurement(path: Path, scale: str, stem: str, columns: Sequence[str])
     return table
 
 
-def _parse(
+def parse(
     script: str, description: str, inputs: Mapping[str, str], argv: Sequence[str] | None
 ) -> tuple[str, argparse.Namespace]:
-    """The script's module, and its command line: an argument for each input, a file below results/<scale>."""
+    """The module of a script, and its command line: an argument for each of `inputs`, a file below results/<scale>."""
     path = Path(script)
     module = f"workflows.{path.parent.name}.{path.stem}"
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description.partition("\n")[0])
@@ -241,10 +301,40 @@ def is_ablation(runs: pd.DataFrame) -> pd.Series:
     return varied | (runs["suite"] == "stiffness")
 
 
+def _check_expected(table: pd.DataFrame, file: Path, expected: pd.DataFrame, of: Path) -> None:
+    """A name that the scale's matrix does not have is misspelt, or of another matrix."""
+    keys = statistics.RUN_KEYS
+    known = pd.MultiIndex.from_frame(table[keys]).isin(pd.MultiIndex.from_frame(expected[keys]))
+    if not known.all():
+        run = statistics.describe(table[~known].iloc[0])
+        raise UserError(f"{file} holds {run}, which {of} does not list: correct the name, or collate the runs again")
+
+
+def _check_comparable(scores: pd.DataFrame, file: Path) -> None:
+    """Scores that stand in one row of a figure are in one unit and of one simulator."""
+    wrong = scores[~scores["score"].between(0, 1) & scores["suite"].isin(["mt30", "mt80"])]
+    if len(wrong):
+        run = wrong.iloc[0]
+        told = f"score of {statistics.describe(run)} is {run['score']:g}, and scores of {run['suite']} lie in [0, 1]"
+        raise UserError(f"{file}: {told}: evaluate it again and collate")
+    for task, names in scores.groupby("task")["simulator"].unique().items():
+        if len(known := sorted({*names} - {np.nan})) > 1:
+            raise UserError(f"{file} holds scores of {task} by {' and by '.join(known)}: evaluate all by one of them")
+
+
+def unit_of(suite: str, task: str) -> str:
+    """What a score of the task counts."""
+    if suite in ("locomotion", "stiffness"):
+        return "return"
+    return "success" if task.startswith("mw-") else "return / 1000"
+
+
 def name_of(algorithm: str, variant: str) -> str:
     """How text calls an algorithm: its usual name, and the variant if it is not the default."""
     name = {**ALGORITHMS, **REFERENCES}.get(algorithm, algorithm)
-    return name if variant == "default" else f"{name} {variant}"
+    if variant == "default":
+        return name
+    return f"{name}, {variant}" if variant in PUBLISHED else f"{name} {variant.replace('_', ' ')}"
 
 
 def runs_of(have: int, want: int) -> str:

@@ -1,4 +1,4 @@
-"""Locomotion, all tasks together: IQM with 95% interval and mean per algorithm, and performance profiles."""
+"""Locomotion, all tasks together: IQM with its 95% interval, mean and best over training; performance profiles."""
 
 import textwrap
 
@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pwm import statistics
 from pwm.errors import exit_on_user_error
+from workflows import published
 from workflows.figures import style
-from workflows.results import PPO_UNIT, REFERENCES, Aggregate, Results, read_results, runs_of
+from workflows.figures._aggregate import DATA_COLUMNS, FRAME, LINE, draw_aggregates, handles, sources, why_empty
+from workflows.results import PUBLISHED, Aggregate, Results, read_results
 
 SUITE = "locomotion"
 TAUS = 101
@@ -20,64 +21,22 @@ TAUS = 101
 
 def draw(results: Results) -> tuple[Figure, pd.DataFrame]:
     """Draw the figure; returns it and the data drawn."""
-    columns = ["panel", "algorithm", "variant", "statistic", "tau", "value", "low", "high", "unit", "n", "expected"]
-    rows = [row for row in results.aggregates(SUITE) if row.algorithm not in REFERENCES]
+    columns = [*DATA_COLUMNS, "tau"]
+    rows = published.beside_ours(results, SUITE)
+    if why := why_empty(results, SUITE, rows):
+        return style.message(why), pd.DataFrame(columns=columns)
     _, not_normalised = results.comparable_scores()
-    if not rows:
-        return style.message("This scale has no locomotion runs."), pd.DataFrame(columns=columns)
-    if not any(row.estimates for row in rows):
-        reason = not_normalised or "No algorithm has finished a seed on all of its tasks."
-        return style.message(f"No locomotion aggregate.\n{reason}"), pd.DataFrame(columns=columns)
     note = f"(not normalised: {not_normalised.partition(':')[0]})" if not_normalised else ""
-    figure = style.new_figure(max(2.0, 0.75 + 0.28 * len(rows)))
+    figure = style.new_figure(max(2.0, FRAME + LINE * len(rows)))
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
     looks = style.looks(results)
-    data = [*draw_aggregates(left, rows, looks, note), *draw_profiles(right, rows, looks)]
+    data = draw_aggregates(left, "aggregate", rows, looks)
+    left.set_xlabel("\n".join([rows[0].unit, *textwrap.wrap(note, 52)]))
+    figure.supxlabel("\n".join(sources(rows, 150)), fontsize=6.5)
+    figure.legend(handles=handles(), loc="outside upper center", ncols=4)
+    ours = [row for row in rows if row.variant not in PUBLISHED]
+    data = [(*row, np.nan) for row in data] + draw_profiles(right, ours, looks)
     return figure, pd.DataFrame(data, columns=columns)
-
-
-def draw_aggregates(axes: Axes, rows: list[Aggregate], looks: dict, note: str) -> list[tuple]:
-    """One line per algorithm: IQM (dot) with its interval, mean (tick)."""
-    data = []
-    for place, row in enumerate(rows):
-        look = looks[row.algorithm, row.variant]
-        for statistic in ("iqm", "mean") if row.estimates else ():
-            value, low, high = row.estimates[statistic]
-            identity = ("aggregate", row.algorithm, row.variant, statistic, np.nan)
-            data.append((*identity, value, low, high, row.unit, row.have, row.want))
-        if row.estimates:
-            value, low, high = row.estimates["iqm"]
-            axes.plot([low, high], [place, place], color=look.colour, linewidth=2.5, alpha=0.45, solid_capstyle="butt")
-            axes.plot(value, place, look.marker, color=look.colour, markersize=5)
-            mean = row.estimates["mean"].estimate
-            axes.plot(mean, place, "|", color=look.colour, markersize=10, markeredgewidth=1.2)
-    axes.set_yticks(range(len(rows)), [row_label(row, looks[row.algorithm, row.variant].label) for row in rows])
-    for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
-        tick.set_color(looks[row.algorithm, row.variant].colour)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.margins(x=0.08)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.grid(axis="x")
-    if rows[0].unit == PPO_UNIT:
-        axes.axvline(1, color=style.GREY, linewidth=0.6, linestyle=":")
-    axes.set_xlabel("\n".join([rows[0].unit, *textwrap.wrap(note, 52)]))
-    mark = {"color": style.GREY, "linestyle": "none"}
-    handles = [
-        Line2D([], [], marker="o", markersize=5, label="IQM", **mark),
-        Line2D([], [], color=style.GREY, alpha=0.45, linewidth=2.5, label="95% interval"),
-        Line2D([], [], marker="|", markersize=8, markeredgewidth=1.2, label="mean", **mark),
-    ]
-    axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=1.2)
-    return data
-
-
-def row_label(row: Aggregate, name: str) -> str:
-    """Name, runs, and tasks where the algorithm is not meant to have run on all of the suite's."""
-    details = ["no seed complete" if row.started and not row.have else runs_of(row.have, row.want)]
-    if len(row.tasks) < row.suite_tasks:
-        details.append(f"{len(row.tasks)}/{row.suite_tasks} tasks")
-    return f"{name} ({', '.join(details)})"
 
 
 def draw_profiles(axes: Axes, rows: list[Aggregate], looks: dict) -> list[tuple]:
@@ -93,7 +52,9 @@ def draw_profiles(axes: Axes, rows: list[Aggregate], looks: dict) -> list[tuple]
         axes.plot(taus, share, color=look.colour, linestyle=look.linestyle, label=look.label, drawstyle="steps-post")
         axes.fill_between(taus, low, high, color=look.colour, alpha=0.15, linewidth=0, step="post")
         for point in zip(taus, share, low, high, strict=True):
-            data.append(("profile", *key, "share of runs above tau", *point, row.unit, row.have, row.want))
+            tau, *share_and_band = point
+            rest = (row.unit, len(row.tasks), row.suite_tasks, row.have, row.want, row.source, tau)
+            data.append(("profile", SUITE, *key, "share of runs above tau", *share_and_band, *rest))
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlim(taus[0], taus[-1])
     axes.xaxis.set_major_locator(MaxNLocator(6))

@@ -4,26 +4,30 @@ A figure is a script `workflows/figures/<stem>.py` with `draw(results) -> (figur
 """
 
 import json
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from pwm.matrix import CONFIG_FOLDER
-from workflows.results import REFERENCES, Measured, Results, name_of
+from workflows.results import ALGORITHMS, PUBLISHED, REFERENCES, Measured, Results, name_of
 
 COLUMN, PAGE = 3.3, 6.9  # widths in inches
 GREY = "#666666"
 # Okabe and Ito's colours and, for algorithms not known here, the ones of Tol's that differ from them.
 COLOURS = {"pwm": "#D55E00", "shac": "#009E73", "tdmpc2": "#0072B2", "ppo": "#CC79A7", "sac": "#E69F00"}
-COLOURS |= {"random": GREY, "data": "#000000"}
-SPARE_COLOURS = ("#56B4E9", "#882255", "#999933", "#332288", "#661100", "#44AA99", "#AA4499")
+COLOURS |= {"dreamerv3": "#882255", "random": GREY, "data": "#000000"}
+SPARE_COLOURS = ("#56B4E9", "#999933", "#332288", "#661100", "#44AA99", "#AA4499")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINESTYLES = ("-", (0, (4, 1.2)), (0, (1.2, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+REFERENCE_LINES = (":", "--", "-.", (0, (1, 0.8)))
 HALO = [withStroke(linewidth=1.5, foreground="white")]  # keeps words legible on lines
 WATERMARKED = ("test", "demo")
 
@@ -62,28 +66,44 @@ class Look:
     colour: str
     marker: str
     linestyle: str | tuple
+    fillstyle: str = "full"  # hollow where it was not measured here
 
     def handle(self, **changes: object) -> Line2D:
         """A legend entry."""
-        kind = {"color": self.colour, "marker": self.marker, "linestyle": self.linestyle, "markersize": 3.5}
+        kind = {"linestyle": self.linestyle, "markersize": 3.5, **self.mark}
         return Line2D([], [], label=self.label, **(kind | changes))
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """How a single value is drawn."""
+        return {"color": self.colour, "marker": self.marker, "fillstyle": self.fillstyle}
 
 
 def looks(results: Results) -> dict[tuple[str, str], Look]:
-    """A look for every algorithm and variant of a scale: colour by algorithm, marker and line by variant.
+    """A look for every algorithm and variant of a scale: colour by algorithm, marker and line by variant; and for what
+    was published of each known algorithm.
 
     Unknown algorithms take the spare colours by name (from the start again when they run out).
     """
     pairs = results.algorithms()
     unknown = sorted({algorithm for algorithm, _ in pairs} - COLOURS.keys())
     colours = COLOURS | {name: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, name in enumerate(unknown)}
-    variants = ["default", *sorted({variant for _, variant in pairs} - {"default"})]
     found = {}
     for algorithm, variant in pairs:
-        place = variants.index(variant) % len(MARKERS)
-        line = (":", "--", "-.")[place % 3] if algorithm in REFERENCES else LINESTYLES[place]
+        reference = algorithm in REFERENCES
+        others = {other for name, other in pairs if (name in REFERENCES) == reference} - {"default"}
+        place = ["default", *sorted(others)].index(variant) % len(MARKERS)
+        line = REFERENCE_LINES[place % len(REFERENCE_LINES)] if reference else LINESTYLES[place]
         found[algorithm, variant] = Look(name_of(algorithm, variant), colours[algorithm], MARKERS[place], line)
+    for algorithm in ALGORITHMS:
+        for variant, marker in zip(PUBLISHED, ("o", "D"), strict=True):
+            found[algorithm, variant] = Look(name_of(algorithm, variant), colours[algorithm], marker, "none", "none")
     return found
+
+
+def hollow(source: str, variant: str = PUBLISHED[0]) -> str:
+    """How a figure names the source of its hollow marks."""
+    return f"{dict(zip(PUBLISHED, '○◇', strict=True))[variant]} {source}"
 
 
 def new_figure(height: float, width: float = PAGE) -> Figure:
@@ -96,6 +116,22 @@ def message(text: str) -> Figure:
     figure = new_figure(1.2)
     figure.text(0.5, 0.5, text, ha="center", va="center", color=GREY, wrap=True)
     return figure
+
+
+def say(axes: Axes, text: str) -> None:
+    """Say in a panel's place why there is nothing to draw."""
+    axes.set_axis_off()
+    place = {"ha": "center", "va": "center", "transform": axes.transAxes}
+    axes.text(0.5, 0.5, textwrap.fill(text, 40), color=GREY, **place)
+
+
+def label_rows(axes: Axes, labels: Sequence[tuple[str, str]]) -> None:
+    """Name rows 0, 1, … from top to bottom, each by its text in its colour."""
+    axes.set_yticks(range(len(labels)), [text for text, _ in labels])
+    for tick, (_, colour) in zip(axes.get_yticklabels(), labels, strict=True):
+        tick.set_color(colour)
+    axes.set_ylim(len(labels) - 0.5, -0.6)
+    axes.tick_params(axis="y", length=0)
 
 
 def near(value: float, low: float, high: float) -> bool:

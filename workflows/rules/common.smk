@@ -35,7 +35,7 @@ CATEGORY = {
     "provenance": "4. Provenance",
     "film": "5. Film strips",
 }
-PUBLISHED = [f"results/published/{name}.csv" for name in ("scores", "quoted", "extraction_minutes")]
+PUBLISHED = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "results" / "published").glob("*.csv"))
 READING = [
     "pwm/statistics.py",
     "workflows/ablations.py",
@@ -45,7 +45,7 @@ READING = [
     *PUBLISHED,
 ]
 BESIDE = {
-    "figures": ("_ablations", "_curves", "style"),
+    "figures": ("style", *sorted(path.stem for path in (ROOT / "workflows" / "figures").glob("_[!_]*.py"))),
     "tables": ("_rules", "common", "per_task_scores"),
 }
 SHARED_CODE = {

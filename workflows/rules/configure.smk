@@ -1,5 +1,21 @@
 # The resolved config.yaml of each run, world model and data set: a changed setting reruns exactly what it touches.
+# And all of a scale's settings as a table.
 # These run at once on the local machine, so they ask for no resources and are not measured.
+
+
+rule configure_scale:
+    input:
+        config=code("workflows/config/{scale}.yaml"),
+        code=[code("pwm/config.py"), code("pwm/matrix.py"), code("pwm/settings.py")],
+        baselines=sorted(map(str, (ROOT / "baselines").glob("*.py"))),
+    output:
+        "results/{scale}/settings.csv",
+    log:
+        "results/{scale}/logs/configure_scale.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m pwm.settings --scale {wildcards.scale} --out {output:q} > {log:q} 2>&1"
 
 
 rule configure_data:

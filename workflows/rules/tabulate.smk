@@ -1,7 +1,11 @@
 # One rule per table script: workflows/tables/<stem>.py writes results/<scale>/tables/<stem>.{csv,md,tex,html}, from the CSV
-# files of all runs; the claims from those of the measurements besides.
+# files of all runs; the claims from those of the measurements besides, the hyper-parameters from the settings.
 TABULATED_FROM = dict.fromkeys(TABLES, RUN_TABLES)
 TABULATED_FROM["claims"] = RUN_TABLES | {name: f"results/{{scale}}/gradients/{name}.csv" for name in MEASURED}
+TABULATED_FROM["hyperparameters"] = {
+    "settings": "results/{scale}/settings.csv",
+    "paper": "results/paper/settings.csv",
+}
 
 for stem in TABLES:
 

@@ -1,22 +1,31 @@
-"""Statistics over the tasks of a suite: IQM, mean, median, optimality gap, each with its 95% interval."""
+"""Statistics over the tasks of a suite, with 95% intervals; what differences the runs could show; published ones."""
 
 import numpy as np
 import pandas as pd
 
 from pwm import statistics
 from pwm.errors import exit_on_user_error
-from workflows.results import PPO_UNIT, SUITES, Aggregate, Results, name_of, read_results
+from workflows import published
+from workflows.results import PPO_UNIT, PUBLISHED, SUITES, Aggregate, Results, name_of, read_results
 from workflows.tables.common import number, write_table
 
 METRICS = {"iqm": "IQM", "mean": "Mean", "median": "Median", "optimality_gap": "Optimality gap"}
 IMPROVEMENT = "p_pwm_better"
 STATISTICS = (*METRICS, IMPROVEMENT)
-COLUMNS = ["suite", "algorithm", "variant", "unit", "tasks", "suite_tasks", "n", "expected"]
-COLUMNS += [f"{name}{part}" for name in STATISTICS for part in ("", "_low", "_high")]
+ALONE = {"best_iqm": "IQM, best over training", "detectable": "Detectable difference"}  # without intervals
+COLUMNS = ["suite", "algorithm", "variant", "unit", "tasks", "suite_tasks", "n", "expected", "source"]
+COLUMNS += [f"{name}{part}" for name in STATISTICS for part in ("", "_low", "_high")] + [*ALONE]
 NOTE = (
-    "Estimate [95% stratified bootstrap interval]; none below two runs, and too narrow for two or three. "
-    "n: seeds finished on all of the algorithm's tasks, of those expected. "
-    "P(PWM better): that a run of PWM beats one of this algorithm on a task both ran."
+    "Estimate [95% stratified bootstrap interval], of policies at the end of training; no interval below two runs. "
+    f"For the mean of normal scores the interval holds the truth in {statistics.coverage(3, 1):.0%} of cases from 3 "
+    f"runs of 1 task, {statistics.coverage(3, 10):.0%} from 3 of 10 tasks, {statistics.coverage(10, 10):.0%} from 10 "
+    "of 10. n: seeds finished on all of the algorithm's tasks, of those expected. "
+    "P(PWM better): that a run of PWM beats one of this algorithm on a task both ran. "
+    "IQM, best over training: over tasks, of the highest point of the IQM curve. "
+    "Detectable difference: the smallest true difference in mean from another algorithm, with as many runs and the "
+    "same spread, that a two-sided t-test at 5% shows with 80% power; a smaller one says nothing. "
+    "Published: on the tasks that the algorithm runs on here, from one mean a task, in `results/published/scores.csv`; "
+    "of locomotion the best over training, in another simulator."
 )
 
 
@@ -27,11 +36,14 @@ def measure(results: Results) -> pd.DataFrame:
     for suite in results.suites:
         aggregates = results.aggregates(suite)
         pwm = next((row for row in aggregates if row.algorithm == "pwm"), None)
-        for row in aggregates:
-            estimates = row.estimates | {IMPROVEMENT: improvement(pwm, row) or none}
+        for row in [*aggregates, *published.aggregates(results, suite)]:
+            measured = row.variant not in PUBLISHED
+            estimates = row.estimates | {IMPROVEMENT: (improvement(pwm, row) if measured else None) or none}
             numbers = [value for name in STATISTICS for value in estimates.get(name, none)]
             counts = (len(row.tasks), row.suite_tasks, row.have, row.want)
-            rows.append((suite, row.algorithm, row.variant, row.unit, *counts, *numbers))
+            detectable = statistics.detectable_difference(row.matrix) if row.estimates and measured else np.nan
+            identity = (suite, row.algorithm, row.variant, row.unit, *counts, row.source)
+            rows.append((*identity, *numbers, row.best, detectable))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -48,21 +60,21 @@ def improvement(pwm: Aggregate | None, other: Aggregate) -> statistics.Estimate 
 
 def set_cells(numbers: pd.DataFrame) -> pd.DataFrame:
     """A row per suite and algorithm."""
-    header = ["Suite", "Algorithm", "n", "Tasks", "Unit", *METRICS.values(), "P(PWM better)"]
+    header = ["Suite", "Algorithm", "n", "Tasks", "Unit", *METRICS.values(), "P(PWM better)", *ALONE.values()]
     rows = []
     for row in numbers.to_dict("records"):
         runs = str(row["n"]) if row["n"] == row["expected"] else f"{row['n']}/{row['expected']}"
         tasks = f"{row['tasks']}/{row['suite_tasks']}"
         unit = "PPO = 1" if row["unit"] == PPO_UNIT else row["unit"]
         names = [SUITES.get(row["suite"], row["suite"]), name_of(row["algorithm"], row["variant"])]
-        rows.append([*names, runs, tasks, unit, *(cell(row, name) for name in STATISTICS)])
+        rows.append([*names, runs, tasks, unit, *(cell(row, name) for name in (*STATISTICS, *ALONE))])
     return pd.DataFrame(rows, columns=header)
 
 
 def cell(row: dict, name: str) -> str:
     """`0.86 [0.84, 0.88]`, without an interval where there is none."""
     decimals = 0 if row["unit"] == "return" and name != IMPROVEMENT else 3
-    value, low, high = (row[f"{name}{part}"] for part in ("", "_low", "_high"))
+    value, low, high = (row.get(f"{name}{part}", np.nan) for part in ("", "_low", "_high"))
     if np.isnan(value):
         return "–"
     interval = "" if np.isnan(low) else f" [{number(low, decimals)}, {number(high, decimals)}]"

@@ -1,31 +1,37 @@
 """The one way a table is written: the numbers as CSV, the same set for reading as Markdown, LaTeX and HTML."""
 
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 
 from workflows import pages
-from workflows.results import Results
 
-LATEX = {"±": r"$\pm$", "−": "$-$", "–": "--"}
+LATEX = {"±": r"$\pm$", "−": "$-$", "–": "--", "×": r"$\times$", "≠": r"$\neq$"}
 
 
-def write_table(results: Results, numbers: pd.DataFrame, cells: pd.DataFrame, note: str) -> None:
+class Source(Protocol):
+    """What a table is made from, as it names itself, and where it goes (`out`, a path without suffix)."""
+
+    out: Path
+    source: str
+
+
+def write_table(results: Source, numbers: pd.DataFrame, cells: pd.DataFrame, note: str) -> None:
     """Write `<out>.csv`, `.md`, `.tex` (a booktabs tabular) and `.html`; the same bytes from the same data.
 
     Args:
         numbers: tidy numbers, in full precision.
         cells: text for reading, laid out as the table is.
-        note: how to read the cells; scale, commit and command are added.
+        note: how to read the cells; its source is added.
     """
     results.out.parent.mkdir(parents=True, exist_ok=True)
     numbers.to_csv(f"{results.out}.csv", index=False, float_format="%.8g", lineterminator="\n")
-    source = f"Scale {results.scale}, commit {results.commits}, by `{results.command}`."
-    Path(f"{results.out}.md").write_text(f"{markdown(cells)}\n{note}\n\n{source}\n", encoding="utf-8")
+    Path(f"{results.out}.md").write_text(f"{markdown(cells)}\n{note}\n\n{results.source}\n", encoding="utf-8")
     title = results.out.name.replace("_", " ").capitalize()
-    parts = (pages.table(cells), pages.paragraph(note), pages.paragraph(source))
+    parts = (pages.table(cells), pages.paragraph(note), pages.paragraph(results.source))
     Path(f"{results.out}.html").write_text(pages.page(title, *parts), encoding="utf-8")
-    comments = "".join(f"% {line}\n" for line in (note, source))
+    comments = "".join(f"% {line}\n" for line in (note, results.source))
     Path(f"{results.out}.tex").write_text(comments + latex(cells), encoding="utf-8")
 
 

@@ -1,16 +1,14 @@
 """What extraction made of each data set: policies against the data, promise against return, and published figures."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
 from pwm.errors import exit_on_user_error
-from workflows.results import SUITES, Results, read_results
+from workflows import published
+from workflows.results import SUITES, Results, read_results, unit_of
 from workflows.tables.common import number, write_table
-from workflows.tables.per_task_scores import cell, unit_of
+from workflows.tables.per_task_scores import cell
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published" / "scores.csv"
 DATA = {"mean": "data mean", "best": "best episode", "best_policy": "best policy"}
 CONTESTANTS = {"tdmpc2": "TD-MPC2, published", "pwm": "PWM, published"}
 NOTE = (
@@ -23,7 +21,7 @@ NOTE = (
 
 def measure(results: Results) -> pd.DataFrame:
     """One row per task and variant of PWM, there or expected."""
-    published = pd.read_csv(PUBLISHED).query("suite == 'mt30'").set_index(["task", "algorithm"])["normalized_score"]
+    others = published.scores().query("suite == 'mt30'").set_index(["task", "algorithm"])["score"]
     data = results.scores.query("algorithm == 'data'").set_index(["suite", "task", "variant"])["score"]
     rows = []
     for suite in results.suites:
@@ -42,9 +40,7 @@ def measure(results: Results) -> pd.DataFrame:
                 row |= {"of_best_policy": scores["score"].mean() / best}
                 row |= {"promised": last["start_value"].mean() / last["discounted_return"].mean()}
                 row |= {"minutes": scores["train_wall_s"].max() / 60}
-                row |= {
-                    name: published.get((task, name), np.nan) if suite == "mt30" else np.nan for name in CONTESTANTS
-                }
+                row |= {name: others.get((task, name), np.nan) if suite == "mt30" else np.nan for name in CONTESTANTS}
                 rows.append(row)
     return pd.DataFrame(rows)
 

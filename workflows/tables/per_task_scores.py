@@ -1,15 +1,18 @@
-"""Scores per task and algorithm: mean ± standard deviation over seeds, and the number of runs."""
+"""Scores per task and algorithm: mean ± standard deviation over seeds, the number of runs, and published scores."""
 
+import numpy as np
 import pandas as pd
 
 from pwm.errors import exit_on_user_error
-from workflows.results import SUITES, Results, name_of, read_results
+from workflows import published
+from workflows.results import PPO_UNIT, PUBLISHED, SUITES, Results, name_of, read_results, unit_of
 from workflows.tables.common import number, write_table
 
-COLUMNS = ["suite", "task", "unit", "algorithm", "variant", "mean", "std", "n", "expected"]
+COLUMNS = ["suite", "task", "unit", "algorithm", "variant", "mean", "std", "n", "expected", "source"]
 NOTE = (
-    "Mean ± sample standard deviation over seeds (number of runs; 2/3: two of three expected). "
-    "A dash: not asked for at this scale."
+    "Mean ± sample standard deviation over seeds (number of runs; 2/3: two of three expected), of policies at the end "
+    "of training. A dash: not asked for at this scale, or not published. Published: `results/published/scores.csv`; "
+    "locomotion is another simulator's and the best over training, in units of PPO's."
 )
 
 
@@ -24,25 +27,25 @@ def measure(results: Results) -> pd.DataFrame:
                     chosen = "suite == @suite and task == @task and algorithm == @algorithm and variant == @variant"
                     scores = results.scores.query(chosen)["score"]
                     identity = (suite, task, unit_of(suite, task), algorithm, variant)
-                    rows.append((*identity, scores.mean(), scores.std(ddof=1), have, want))
+                    rows.append((*identity, scores.mean(), scores.std(ddof=1), have, want, "measured"))
+            for row in published.scores().query("suite == @suite and task == @task").itertuples():
+                unit = PPO_UNIT if suite == "locomotion" else unit_of(suite, task)
+                identity = (suite, task, unit, row.algorithm, PUBLISHED[0])
+                source = f"{row.source}: {row.statistic}"
+                rows.append((*identity, row.score, np.nan, row.n_runs, row.n_runs, source))
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def unit_of(suite: str, task: str) -> str:
-    """What a score of the task counts."""
-    if suite == "locomotion":
-        return "return"
-    return "success" if task.startswith("mw-") else "return / 1000"
 
 
 def set_cells(numbers: pd.DataFrame, results: Results) -> pd.DataFrame:
     """A row per task and a column per algorithm and variant."""
-    pairs = results.algorithms()
+    published_of = numbers.loc[numbers["variant"] == PUBLISHED[0], "algorithm"].unique()
+    pairs = [*results.algorithms(), *((algorithm, PUBLISHED[0]) for algorithm in published_of)]
     header = ["Suite", "Task", "Unit", *(name_of(*pair) for pair in pairs)]
     rows = []
-    for (suite, task, unit), group in numbers.groupby(["suite", "task", "unit"], sort=False):
+    for (suite, task), group in numbers.groupby(["suite", "task"], sort=False):
         by_pair = {(row.algorithm, row.variant): cell(row) for row in group.itertuples()}
-        rows.append([SUITES.get(suite, suite), task, unit, *(by_pair.get(pair, "–") for pair in pairs)])
+        line = [SUITES.get(suite, suite), task, unit_of(suite, task)]
+        rows.append([*line, *(by_pair.get(pair, "–") for pair in pairs)])
     return pd.DataFrame(rows, columns=header)
 
 
@@ -51,9 +54,10 @@ def cell(row: object) -> str:
     if not row.n:
         return f"not run (0/{row.expected})"
     decimals = 0 if row.unit == "return" else 3
-    spread = f" ± {number(row.std, decimals)}" if row.n > 1 else ""
+    spread = "" if np.isnan(row.std) else f" ± {number(row.std, decimals)}"
     runs = row.n if row.n == row.expected else f"{row.n}/{row.expected}"
-    return f"{number(row.mean, decimals)}{spread} ({runs})"
+    unit = " × PPO" if row.unit == PPO_UNIT else ""
+    return f"{number(row.mean, decimals)}{spread}{unit} ({runs})"
 
 
 @exit_on_user_error

@@ -1,0 +1,87 @@
+"""What the figures of aggregates share: a line per algorithm, with IQM, its interval, mean and best over training."""
+
+import textwrap
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from workflows.figures import style
+from workflows.results import PPO_UNIT, PUBLISHED, SUITES, Aggregate, Results, runs_of
+
+LINE, FRAME = 0.2, 0.75  # inches: of an algorithm, of a panel's axis and title
+DATA_COLUMNS = ["panel", "suite", "algorithm", "variant", "statistic", "value", "low", "high", "unit"]
+DATA_COLUMNS += ["tasks", "suite_tasks", "n", "expected", "source"]
+
+
+def tasks_of(name: str, tasks: int) -> str:
+    """A panel's title: what it shows, and on how many tasks."""
+    return f"{name}, {tasks} task{'s' if tasks > 1 else ''}" if tasks else name
+
+
+def why_empty(results: Results, suite: str, rows: Sequence[Aggregate]) -> str:
+    """Why there is no aggregate of ours to draw; empty where there is one."""
+    if suite not in results.suites:
+        return f"This scale has no {SUITES[suite]} runs."
+    if any(row.estimates for row in rows if row.variant not in PUBLISHED):
+        return ""
+    reason = results.comparable_scores()[1] if suite == "locomotion" else ""
+    return f"No aggregate: {reason or 'No algorithm has finished a seed on all of its tasks.'}"
+
+
+def data_rows(panel: str, row: Aggregate) -> list[tuple]:
+    """What is drawn of an algorithm, in `DATA_COLUMNS`."""
+    identity = (panel, row.suite, row.algorithm, row.variant)
+    rest = (row.unit, len(row.tasks), row.suite_tasks, row.have, row.want, row.source)
+    drawn = {name: row.estimates[name] for name in ("iqm", "mean")} | {"best_iqm": (row.best, None, None)}
+    return [(*identity, name, *estimate, *rest) for name, estimate in drawn.items() if estimate[0] == estimate[0]]
+
+
+def draw_aggregates(axes: Axes, panel: str, rows: Sequence[Aggregate], looks: dict) -> list[tuple]:
+    """One line per algorithm: IQM (dot) with its interval (bar), mean (tick), IQM of the best over training (wedge)."""
+    data = []
+    for place, row in enumerate(rows):
+        look = looks[row.algorithm, row.variant]
+        if not row.estimates:
+            continue
+        data += data_rows(panel, row)
+        value, low, high = row.estimates["iqm"]
+        axes.plot([low, high], [place, place], color=look.colour, linewidth=2.5, alpha=0.45, solid_capstyle="butt")
+        mean = row.estimates["mean"].estimate
+        axes.plot(mean, place, "|", color=look.colour, markersize=8, markeredgewidth=1.2)
+        axes.plot(row.best, place - 0.32, "v", color=look.colour, markersize=3)
+        axes.plot(value, place, markersize=5, **look.mark)
+    drawn = [(looks[row.algorithm, row.variant], row_note(row)) for row in rows]
+    style.label_rows(axes, [(f"{look.label} ({note})", look.colour) for look, note in drawn])
+    axes.margins(x=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.grid(axis="x")
+    if rows[0].unit == PPO_UNIT:
+        axes.axvline(1, color=style.GREY, linewidth=0.6, linestyle=":")
+    return data
+
+
+def row_note(row: Aggregate) -> str:
+    """Runs, and tasks where the algorithm is not meant to have run on all of the suite's."""
+    details = ["no seed complete" if row.started and not row.have else runs_of(row.have, row.want)]
+    if len(row.tasks) < row.suite_tasks:
+        details.append(f"{len(row.tasks)}/{row.suite_tasks} tasks")
+    return ", ".join(details)
+
+
+def handles() -> list[Line2D]:
+    """The legend of the marks."""
+    mark = {"color": style.GREY, "linestyle": "none"}
+    return [
+        Line2D([], [], marker="o", markersize=5, label="IQM", **mark),
+        Line2D([], [], color=style.GREY, alpha=0.45, linewidth=2.5, label="95% interval"),
+        Line2D([], [], marker="|", markersize=8, markeredgewidth=1.2, label="mean", **mark),
+        Line2D([], [], marker="v", markersize=3, label="IQM, best over training", **mark),
+    ]
+
+
+def sources(rows: Sequence[Aggregate], width: int) -> list[str]:
+    """Lines that name where hollow marks come from."""
+    told = dict.fromkeys(style.hollow(row.source, row.variant) for row in rows if row.variant in PUBLISHED)
+    return [line for text in told for line in textwrap.wrap(text, width)]
