@@ -25,7 +25,11 @@ def code(path):
 BOTH = [code(f"{path}.py") for path in ("pwm/statistics", "workflows/results", "workflows/published")]
 BOTH += sorted(map(str, (ROOT / "results" / "published").glob("*.csv")))
 SHARED_CODE = {
-    "figures": [*BOTH, code("workflows/figures/style.py"), *sorted(map(str, (ROOT / "workflows/figures").glob("_*.py")))],
+    "figures": [
+        *BOTH,
+        code("workflows/figures/style.py"),
+        *sorted(map(str, (ROOT / "workflows/figures").glob("_*.py"))),
+    ],
     "tables": [*BOTH, code("workflows/tables/common.py"), code("workflows/tables/per_task_scores.py")],
 }
 

@@ -16,8 +16,8 @@ COLUMNS = ["suite", "algorithm", "variant", "n", "expected", "device"]
 COLUMNS += [f"{name}{part}" for name in QUANTITIES for part in ("", "_low", "_high")]
 NOTE = (
     "Median [shortest or slowest – longest or fastest] over runs, of all tasks and seeds. Training is the policy's "
-    "own: its learning curve's evaluations, data and world models made beforehand are not counted. Updates are those of the "
-    "policy (TD-MPC2: of the model), which differ in cost between algorithms. Decisions are those of the final "
+    "own: its learning curve's evaluations, data and world models made beforehand are not counted. Updates are those "
+    "of the policy (TD-MPC2: of the model), which differ in cost between algorithms. Decisions are those of the final "
     "evaluation, all its environments together, the simulator and the start included; not known where episodes end "
     "early. A dash: nothing trained, or not known. Runs on different machines should not be compared."
 )
