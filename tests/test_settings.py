@@ -60,6 +60,9 @@ def test_values_are_told_as_coarsely_as_can_be():
     assert say(("a", "default", "", "1"), ("b", "default", "", "1"), ("b", "short", "", "2")) == "1; 2 (short)"
     assert say(("a", "", "t", "1"), ("a", "", "u", "2"), ("a", "", "v", "2"), ("a", "", "w", "3")) == "2; 1 (t); 3 (w)"
     assert say(("a", "d", "", "1"), ("a", "e", "", "2"), ("b", "d", "", "2"), ("b", "e", "", "2")) == "2; 1 (a d)"
+    # where one suite has tasks and the other none, the suite says where
+    assert say(("a", "", "t", "1"), ("a", "", "u", "2"), ("b", "", "", "2")) == "2; 1 (a t)"
+    assert say(("a", "", "t", "2"), ("a", "", "u", "2"), ("b", "", "", "3"), ("a", "", "v", "1")) == "2; 3 (b); 1 (a v)"
     assert say() == "–"
 
 

@@ -131,6 +131,7 @@ def test_aggregates_by_hand(partial, tmp_path, monkeypatch):
     curves = pd.read_csv(partial["curves"]).query("suite == 'mt30' and algorithm == 'pwm' and variant == 'default'")
     best = curves.groupby(["task", "updates"])["return"].mean().groupby("task").max().sort_values() / 1000
     assert row.best_iqm == pytest.approx(best.iloc[1:3].mean(), rel=1e-6)  # of four tasks the middle two
+    assert np.isnan(found["mt30", "random", "default"].best_iqm)  # it does not train
     assert ppo.best_iqm == 1 and np.isnan(incomplete.best_iqm)
     published = found["mt30", "tdmpc2", "published"]
     assert (published.tasks, published.n, published.unit) == (4, 10, "score") and np.isnan(published.detectable)

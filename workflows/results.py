@@ -155,7 +155,8 @@ class Results:
             names = [name for name in statistics.METRICS if not (raw and name == "optimality_gap")]
             meaningful = seeds and not (raw and len(own) > 1)
             estimates = statistics.aggregate(matrix, names) if meaningful else {}
-            best = self.best_over_training(suite, algorithm, variant, own, raw) if meaningful else np.nan
+            learns = meaningful and algorithm not in REFERENCES
+            best = self.best_over_training(suite, algorithm, variant, own, raw) if learns else np.nan
             counts = (len(wanted), len(seeds), len(complete), bool(runs["there"].any()))
             found.append(Aggregate(suite, algorithm, variant, unit, tuple(own), *counts, matrix, estimates, best))
         return found

@@ -17,9 +17,10 @@ COLUMNS = ["suite", "algorithm", "variant", "unit", "tasks", "suite_tasks", "n",
 COLUMNS += [f"{name}{part}" for name in STATISTICS for part in ("", "_low", "_high")] + [*ALONE]
 NOTE = (
     "Estimate [95% stratified bootstrap interval], of policies at the end of training; no interval below two runs. "
-    f"For the mean of normal scores the interval holds the truth in {statistics.coverage(3, 1):.0%} of cases from 3 "
-    f"runs of 1 task, {statistics.coverage(3, 10):.0%} from 3 of 10 tasks, {statistics.coverage(10, 10):.0%} from 10 "
-    "of 10. n: seeds finished on all of the algorithm's tasks, of those expected. "
+    "For the mean of normal scores the interval holds the truth in "
+    f"{statistics.coverage(3, 1):.0%} of cases from 3 runs of 1 task, {statistics.coverage(3, 10):.0%} from 3 of 10 "
+    f"tasks, {statistics.coverage(10, 10):.0%} from 10 of 10. "
+    "n: seeds finished on all of the algorithm's tasks, of those expected. "
     "P(PWM better): that a run of PWM beats one of this algorithm on a task both ran. "
     "IQM, best over training: over tasks, of the highest point of the IQM curve. "
     "Detectable difference: the smallest true difference in mean from another algorithm, with as many runs and the "

@@ -92,7 +92,7 @@ def words(rows: pd.DataFrame) -> str:
         values: dict[str, set[str]] = {}
         for record in records:
             values.setdefault(way(record), set()).add(record["value"])
-        if all(len(found) == 1 for found in values.values()):
+        if "" not in values and all(len(found) == 1 for found in values.values()):
             break
     places: dict[str, list[str]] = {}
     for place, (value,) in values.items():

@@ -5,7 +5,7 @@ import pandas as pd
 
 from pwm.errors import exit_on_user_error
 from workflows import published
-from workflows.results import PPO_UNIT, PUBLISHED, SUITES, Results, name_of, read_results, unit_of
+from workflows.results import ALGORITHMS, PPO_UNIT, PUBLISHED, SUITES, Results, name_of, read_results, unit_of
 from workflows.tables.common import number, write_table
 
 COLUMNS = ["suite", "task", "unit", "algorithm", "variant", "mean", "std", "n", "expected", "source"]
@@ -38,7 +38,8 @@ def measure(results: Results) -> pd.DataFrame:
 
 def set_cells(numbers: pd.DataFrame, results: Results) -> pd.DataFrame:
     """A row per task and a column per algorithm and variant."""
-    published_of = numbers.loc[numbers["variant"] == PUBLISHED[0], "algorithm"].unique()
+    known = {*numbers.loc[numbers["variant"] == PUBLISHED[0], "algorithm"]}
+    published_of = [algorithm for algorithm in ALGORITHMS if algorithm in known]
     pairs = [*results.algorithms(), *((algorithm, PUBLISHED[0]) for algorithm in published_of)]
     header = ["Suite", "Task", "Unit", *(name_of(*pair) for pair in pairs)]
     rows = []
