@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shlex
 import shutil
 import subprocess
@@ -29,6 +28,7 @@ from tqdm import tqdm
 
 from pwm.config import Config, dump
 from pwm.errors import UserError
+from pwm.hardware import processor
 from pwm.yaml_files import read_yaml
 
 CHECKPOINT_FORMAT = 1
@@ -61,16 +61,6 @@ def commit() -> str:
     git = ["git", "-C", str(Path(__file__).parent)]
     describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        text = ""
-    named = re.search(r"^model name\s*: (.+)$", text, flags=re.MULTILINE)
-    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def provenance(config: Config, started: float, **facts: Any) -> dict[str, Any]:
