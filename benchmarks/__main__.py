@@ -7,7 +7,8 @@ import torch
 
 from benchmarks import environments, gradients, planning, sampling, updates
 from pwm.envs.vector import thread_count
-from pwm.runs import default_device, processor
+from pwm.hardware import processor
+from pwm.runs import default_device
 from workflows.readme import fill
 
 PAGE = Path("docs/performance.md")

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from pwm.config import Config
+from pwm.hardware import processor
 
 PACKAGES = ("torch", "mujoco", "dm_control", "gymnasium", "numpy", "stable_baselines3")
 
@@ -23,16 +23,6 @@ def commit() -> str:
     git = ["git", "-C", str(Path(__file__).parent)]
     describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        text = ""
-    named = re.search(r"^model name\s*: (.+)$", text, flags=re.MULTILINE)
-    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def provenance(config: Config, started: float, **facts: Any) -> dict[str, Any]:

@@ -26,16 +26,22 @@ STRIPS = {
     if (run.suite, run.variant, run.seed) == ("locomotion", "default", 0)
 }
 CATEGORIES = ["1. Figures", "2. Tables", "3. Run times and costs", "4. Provenance", "5. Film strips"]
-# Presses every category in the menu and every result's eye in it, and waits for what is shown: {path: what it is}.
+WAIT = """window.wait = async (what, ready) => {
+    for (let i = 0; i < 1000; i++) {
+        const found = ready();
+        if (found) return found;
+        await new Promise(done => setTimeout(done, 10));
+    }
+    throw new Error(what);
+}; 0"""
+# The overview's first link, which opens the first category.
+FOLLOW_LINK = """(async () => {
+    document.querySelector(".prose a").click();
+    await wait("the overview's link", () => app.state.category);
+    return app.state.category;
+})()"""
+# Presses every category in the menu and every result's eye in it, and waits for what is shown: {path: its size}.
 LOOK_AT_ALL = """(async () => {
-    const wait = async (what, ready) => {
-        for (let i = 0; i < 400; i++) {
-            const found = ready();
-            if (found) return found;
-            await new Promise(done => setTimeout(done, 10));
-        }
-        throw new Error(what);
-    };
     const rows = () => [...document.querySelectorAll("nav tr")].filter(row => row.querySelector("a"));
     const drawn = element => element.tagName === "IFRAME" || element.naturalWidth > 0;
     const seen = {};
@@ -112,8 +118,8 @@ def test_in_chromium_every_result_shows_and_nothing_is_asked_of_the_network(repo
     page = Page(tmp_path / "profile")
     try:
         page.open(Path(alone))
-        page.run("document.querySelector('.prose a').click()")  # the overview's first link
-        assert page.run("app.state.category") == CATEGORIES[0]
+        page.run(WAIT)
+        assert page.run(FOLLOW_LINK) == CATEGORIES[0]
         seen = page.run(LOOK_AT_ALL)
     finally:
         page.close()

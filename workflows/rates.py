@@ -86,16 +86,16 @@ def measured(folder: Path) -> list[Job]:
     return jobs
 
 
-def origin(folder: Path) -> dict[str, str]:
+def origin(folder: Path) -> dict[str, set[str]]:
     """The machines and commits that the manifests of results/<scale> name."""
     found: dict[str, set[str]] = {"machine": set(), "commit": set()}
     for file in folder.glob("*/**/manifest.json"):
         manifest = json.loads(file.read_text(encoding="utf-8"))
         hardware = manifest["hardware"]
-        name = hardware.get("processor", hardware["machine"])
+        name = hardware.get("processor", hardware["machine"])  # older manifests do not name the processor
         found["machine"].add(f"{name}, {hardware['cpus']} cores")
         found["commit"].add(manifest["commit"])
-    return {name: ", ".join(sorted(values)) for name, values in found.items()}
+    return found
 
 
 def final_episodes(folder: Path, name: str) -> int:
@@ -127,7 +127,10 @@ def rate_table(folders: Sequence[Path]) -> pd.DataFrame:
     for unit, value in rates.items():
         telling = [job for job in jobs if job.work[unit]]
         names = sorted({job.scale for job in telling})
-        where = {key: ", ".join(dict.fromkeys(origins[name][key] for name in names)) for key in ("machine", "commit")}
+        where = {
+            key: "; ".join(sorted(set().union(*(origins[name][key] for name in names))))
+            for key in ("machine", "commit")
+        }
         rows.append({"unit": unit, "seconds": value, "jobs": len(telling), "scale": ", ".join(names), **where})
     return pd.DataFrame(rows, columns=COLUMNS)
 

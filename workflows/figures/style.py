@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from pwm.matrix import CONFIG_FOLDER
 from workflows.results import ALGORITHMS, PUBLISHED, REFERENCES, Measured, Results, name_of
 
+CONFIGS = Path(__file__).resolve().parent.parent / "config"  # of the scales
 COLUMN, PAGE = 3.3, 6.9  # widths in inches
 GREY = "#666666"
 # Okabe and Ito's colours and, for algorithms not known here, the ones of Tol's that differ from them.
@@ -168,7 +168,7 @@ def save(figure: Figure, data: pd.DataFrame, results: Results | Measured) -> Non
     figure.savefig(f"{results.out}.pdf", metadata=pdf)
     figure.savefig(f"{results.out}.png", dpi=200, metadata=about)
     data.to_csv(f"{results.out}.csv", index=False, float_format="%.8g", lineterminator="\n")
-    config = CONFIG_FOLDER / f"{results.scale}.yaml"
+    config = CONFIGS / f"{results.scale}.yaml"
     bundle = {name.lower(): value for name, value in about.items()} | {"data": f"{results.out.name}.csv"}
     bundle["config"] = config.read_text(encoding="utf-8") if config.exists() else None
     Path(f"{results.out}.json").write_text(json.dumps(bundle, indent=2) + "\n", encoding="utf-8")
