@@ -40,9 +40,6 @@ class Estimate(NamedTuple):
     high: float
 
 
-# --- the tidy CSV files ------------------------------------------------------------------------------------------
-
-
 def load_scores(path: Path | str) -> pd.DataFrame:
     """Read `scores.csv`, one row a run.
 
@@ -108,9 +105,6 @@ def describe(run: Mapping) -> str:
     return f"{run['suite']}/{run['task']}/{run['algorithm']}/{run['variant']} seed {run['seed']}"
 
 
-# --- scores as matrices ------------------------------------------------------------------------------------------
-
-
 def score_matrix(
     scores: pd.DataFrame,
     suite: str,
@@ -160,9 +154,6 @@ def normalise_by_ppo(scores: pd.DataFrame) -> pd.DataFrame:
     return normalised
 
 
-# --- how much runs can tell --------------------------------------------------------------------------------------
-
-
 def detectable_difference(matrix: np.ndarray) -> float:
     """The smallest true difference in mean score that such runs would show; NaN below 2 runs.
 
@@ -187,9 +178,6 @@ def coverage(runs: int, tasks: int) -> float:
     """
     bound = stats.norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt((runs - 1) / runs)
     return float(1 - 2 * stats.t.sf(bound, tasks * (runs - 1)))
-
-
-# --- estimates with intervals ------------------------------------------------------------------------------------
 
 
 def optimality_gap(matrix: np.ndarray) -> float:
@@ -292,9 +280,6 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         np.random.set_state(state)  # noqa: NPY002
-
-
-# --- learning curves ---------------------------------------------------------------------------------------------
 
 
 def common_curves(curves: pd.DataFrame, axis: str, value: str = "return") -> tuple[np.ndarray, np.ndarray]:

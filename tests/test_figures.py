@@ -25,6 +25,7 @@ from workflows.figures import mt30_per_task as per_task
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 ROOT = Path(__file__).parents[1]
+PAGES = ("workflow", "film_strip", "costs", "missing", "provenance")  # of the report, besides figures and tables
 MEASURED = ("ball_wall", "gradient_quality")  # not drawn from runs; test_gradients.py draws them
 STEMS = sorted(p.stem for p in (ROOT / "workflows/figures").glob("[!_]*.py") if p.stem not in ("style", *MEASURED))
 MISSING = (
@@ -263,5 +264,5 @@ def test_figures_and_tables_never_import_torch():
 def test_every_figure_and_table_has_a_caption():
     tables = {p.stem for p in (ROOT / "workflows/tables").glob("[!_]*.py")} - {"common"}
     captions = {p.stem: p.read_text(encoding="utf-8") for p in (ROOT / "workflows/report").glob("*.rst")}
-    assert captions.keys() == {*STEMS, *MEASURED, *tables, "workflow", "film_strip"}
+    assert captions.keys() == {*STEMS, *MEASURED, *tables, *PAGES}
     assert all(len(text) > 80 for text in captions.values())

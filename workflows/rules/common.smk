@@ -16,10 +16,8 @@ from pwm.matrix import Matrix, ModelId, RunId, check_command_line
 from workflows import scripts
 
 FIGURES, TABLES = scripts("figures"), scripts("tables")
-MEASURED = (
-    "ball_wall",
-    "gradient_quality",
-)  # figures that are not drawn from runs, but from a measurement of their own
+# Figures that are not drawn from runs, but from a measurement of their own.
+MEASURED = ("ball_wall", "gradient_quality")
 
 
 def code(path):
