@@ -11,6 +11,7 @@ report: "workflows/report/workflow.rst"
 
 
 include: "workflows/rules/common.smk"
+include: "workflows/rules/expected.smk"
 include: "workflows/rules/configure.smk"
 include: "workflows/rules/collect.smk"
 include: "workflows/rules/import.smk"

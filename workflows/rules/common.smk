@@ -106,24 +106,6 @@ def model_of_run(algorithm):
     return of_wildcards
 
 
-def run_files(name):
-    """That file of every run of the scale; with `--config partial=true` only where it exists."""
-
-    def of_scale(wildcards):
-        folder = f"results/{wildcards.scale}/runs"
-        files = [f"{folder}/{run.path}/{name}" for run in matrix(wildcards.scale).runs()]
-        return [file for file in files if Path(file).exists()] if PARTIAL else files
-
-    return of_scale
-
-
-def data_files(wildcards):
-    """The description of every data set of the scale; with `--config partial=true` only where it exists."""
-    names = matrix(wildcards.scale).data_sets()
-    files = [f"results/{wildcards.scale}/data/{task}/episodes/meta.json" for task in names]
-    return [file for file in files if Path(file).exists()] if PARTIAL else files
-
-
 def need(rule, what):
     """Threads, memory (MB), runtime (minutes) or GPUs of a rule's jobs, from the scale's config."""
     return lambda wildcards: getattr(matrix(wildcards.scale).resources(rule), what)

@@ -1,15 +1,6 @@
 # A film strip of a run's policy.
 
 
-def film_strips(wildcards):
-    """Film strips of the locomotion suite: of every algorithm's first run on each task."""
-    scale = wildcards.get("scale", SCALE)
-    runs = [run for run in matrix(scale).runs() if (run.suite, run.variant, run.seed) == ("locomotion", "default", 0)]
-    folders = [f"results/{scale}/runs/{run.path}" for run in runs]
-    present = [folder for folder in folders if not PARTIAL or Path(folder, "policy/model.safetensors").exists()]
-    return [f"{folder}/film_strip.png" for folder in present]
-
-
 rule film_strip:
     input:
         config="results/{scale}/runs/{suite}/{task}/{algorithm}/{variant}/seed{seed}/config.yaml",

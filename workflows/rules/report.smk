@@ -2,16 +2,6 @@
 # tell of everything else.
 
 
-def drawn(wildcards):
-    """All figures and tables; with `--config partial=true` no figure whose measurement is not there."""
-    scale = wildcards.get("scale", SCALE)
-    sources = {stem: f"results/{scale}/gradients/{stem}.csv" for stem in MEASURED}
-    absent = [stem for stem, source in sources.items() if PARTIAL and not Path(source).exists()]
-    figures = expand("figures/{scale}/{stem}.{ending}", scale=scale, stem=FIGURES, ending=["pdf", "png"])
-    tables = expand("results/{scale}/tables/{stem}.md", scale=scale, stem=TABLES)
-    return [file for file in figures if Path(file).stem not in absent] + tables
-
-
 rule report_pages:
     input:
         drawn=drawn,

@@ -1,0 +1,38 @@
+# The files that a scale's matrix asks for; with `--config partial=true` those of them that are there.
+
+
+def run_files(name):
+    """That file of every run of the scale; with `--config partial=true` only where it exists."""
+
+    def of_scale(wildcards):
+        folder = f"results/{wildcards.scale}/runs"
+        files = [f"{folder}/{run.path}/{name}" for run in matrix(wildcards.scale).runs()]
+        return [file for file in files if Path(file).exists()] if PARTIAL else files
+
+    return of_scale
+
+
+def film_strips(wildcards):
+    """Film strips of the locomotion suite: of every algorithm's first run on each task."""
+    scale = wildcards.get("scale", SCALE)
+    runs = [run for run in matrix(scale).runs() if (run.suite, run.variant, run.seed) == ("locomotion", "default", 0)]
+    folders = [f"results/{scale}/runs/{run.path}" for run in runs]
+    present = [folder for folder in folders if not PARTIAL or Path(folder, "policy/model.safetensors").exists()]
+    return [f"{folder}/film_strip.png" for folder in present]
+
+
+def data_files(wildcards):
+    """The description of every data set of the scale; with `--config partial=true` only where it exists."""
+    names = matrix(wildcards.scale).data_sets()
+    files = [f"results/{wildcards.scale}/data/{task}/episodes/meta.json" for task in names]
+    return [file for file in files if Path(file).exists()] if PARTIAL else files
+
+
+def drawn(wildcards):
+    """All figures and tables; with `--config partial=true` no figure whose measurement is not there."""
+    scale = wildcards.get("scale", SCALE)
+    sources = {stem: f"results/{scale}/gradients/{stem}.csv" for stem in MEASURED}
+    absent = [stem for stem, source in sources.items() if PARTIAL and not Path(source).exists()]
+    figures = expand("figures/{scale}/{stem}.{ending}", scale=scale, stem=FIGURES, ending=["pdf", "png"])
+    tables = expand("results/{scale}/tables/{stem}.md", scale=scale, stem=TABLES)
+    return [file for file in figures if Path(file).stem not in absent] + tables
