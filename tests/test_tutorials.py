@@ -80,7 +80,7 @@ def test_add_a_baseline(finished: Path, tmp_path: Path) -> None:
     for stem in TABLES:
         assert re.search(r"\bcem\b", (finished / f"results/test/tables/{stem}.md").read_text())
     colour = style.SPARE_COLOURS[0]
-    for stem in of_runs & {file.stem for file in (finished / "figures/test").glob("*.csv")}:
+    for stem in FIGURES:  # elsewhere a bar may be too short to be seen
         assert has_colour(finished / f"figures/test/{stem}.png", colour), stem
         assert not has_colour(tmp_path / f"before/figures/test/{stem}.png", colour), stem
     assert (finished / f"{CEM}/seed0/film_strip.png").exists()

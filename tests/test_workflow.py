@@ -227,7 +227,11 @@ BAD_INPUT = {
     "unknown setting of a measurement": (("starts: 10", "start: 10"), "scale=test", "did you mean 'starts'?"),
     "unknown task": (("hopper: {}", "hoper: {}"), "scale=test", "hopper"),
     "unknown algorithm": (("ppo:", "pop:"), "scale=test", "unknown algorithm 'pop'; did you mean 'ppo'?"),
-    "suite not supported": (("sac:", "shac:"), "scale=test", "'shac' does not support suite 'mt30'; it supports loco"),
+    "suite not supported": (
+        ("random:\n        default: {}\n\n  mt80", "shac:\n        default: {}\n\n  mt80"),
+        "scale=test",
+        "'shac' does not support suite 'mt30'; it supports loco",
+    ),
 }
 
 
