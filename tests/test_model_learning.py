@@ -315,10 +315,4 @@ def test_the_windows_of_a_task():
     for index in range(3):
         columns = [b for b in range(40) if batch.task[b] == index]
         for part, whole in zip(of_task(batch, index), batch, strict=True):
-            assert torch.equal(
-                part,
-                torch.stack(
-                    [whole[..., b] if whole.dim() < 3 else whole[:, b] for b in columns],
-                    dim=0 if whole.dim() == 1 else 1,
-                ),
-            )
+            assert torch.equal(part, whole[..., columns] if whole.dim() < 3 else whole[:, columns])
