@@ -87,13 +87,13 @@ class Learner:
         import torch
 
         from pwm.agent import critic_loss, fit_critic, frozen
-        from pwm.nn.optimisation import apply_gradients, linear_decay
+        from pwm.nn.optimisation import apply_gradients, linear_decay, set_rate
         from pwm.nn.returns import horizon_return, td_lambda
 
         own = self.settings
         progress = self.updates / own.epochs
         for optimiser, start in ((self.actor_optimiser, own.actor_lr), (self.critic_optimiser, own.critic_lr)):
-            optimiser.param_groups[0]["lr"] = linear_decay(start, own.final_lr, progress)
+            set_rate(optimiser, linear_decay(start, own.final_lr, progress))
         parameters = list(self.actor.parameters())
         noise = torch.randn(own.horizon, *self.env.action_space.shape).to(self.device)
         with frozen(self.actor, self.critic):

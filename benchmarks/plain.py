@@ -117,10 +117,11 @@ class PlainPolicy:
 
     def update(self, z: Tensor, task: Tensor) -> None:
         """One policy update from start latents z [B, Z] of tasks [B]."""
-        config, noise = self.config, torch.randn(self.config.horizon, z.shape[0], self.model.action_dim)
+        config = self.config
+        noise = torch.randn(config.horizon, z.shape[0], self.model.action_dim, device=z.device)
         latents, rewards, values = [], [], []
         total, discount = torch.zeros(len(z), device=z.device), 1.0
-        for epsilon in noise.to(z.device):
+        for epsilon in noise:
             action = self.actor(z.detach(), epsilon)
             reward, next_z = self.model.reward(z, action, task), self.model.next(z, action, task)
             latents.append(z)
@@ -132,7 +133,7 @@ class PlainPolicy:
         self.returns.update(total.detach())
         step(
             self.actor_optimiser,
-            -total.mean() / self.returns.std,
+            -total.mean() / self.returns.std.to(z.dtype),
             list(self.actor.parameters()),
             config.actor_grad_norm,
         )
@@ -146,7 +147,7 @@ class PlainPolicy:
         z = torch.stack(latents).detach().flatten(0, 1)
         parameters = list(self.critics.parameters())
         for _ in range(config.critic_passes):
-            for rows in torch.randperm(len(z)).to(z.device).chunk(config.critic_minibatches):
+            for rows in torch.randperm(len(z), device=z.device).chunk(config.critic_minibatches):
                 errors = [(critic(z[rows]).squeeze(-1) - target[rows]).square().mean() for critic in self.critics]
                 loss = torch.stack(errors).mean()
                 step(self.critic_optimiser, loss, parameters, config.critic_grad_norm)
@@ -189,7 +190,7 @@ class PlainModel:
         with torch.no_grad():
             encoded = [model.encode(obs, batch.task) for obs in batch.obs[1:]]
             if self.with_value:
-                noise = torch.randn(batch.action.shape).to(device)
+                noise = torch.randn(batch.action.shape, device=device)
                 pair = [self.targets[k] for k in torch.randperm(len(self.q_functions))[:2]]
                 for h, next_z in enumerate(encoded):
                     action, _ = model.prior(next_z, batch.task, noise[h])
@@ -218,7 +219,7 @@ class PlainModel:
     def update_prior(self, latents: list[Tensor], batch: Batch) -> None:
         """One update of TD-MPC2's policy prior."""
         config, model = self.config, self.model
-        noise = torch.randn(len(latents), len(batch.task), model.action_dim).to(batch.obs.device)
+        noise = torch.randn(len(latents), len(batch.task), model.action_dim, device=batch.obs.device)
         pair = [self.q_functions[k] for k in torch.randperm(len(self.q_functions))[:2]]
         loss = 0.0
         for h, z in enumerate(latents):

@@ -1,10 +1,12 @@
 """PWM's policy and world-model updates against the plain versions: python -m benchmarks.updates
 
 Of this package it needs torch, numpy, pydantic and PyYAML alone, no simulator. FLOPs are those of matrix products,
-counted while an update of ours runs; their rate is set against that of one large product of the same precision.
+counted while an update of ours runs; their rate is set against that of one large product of the same precision. On a
+GPU also the updates of the large world models, which the paper has for many tasks, and time and memory by size.
 """
 
 import argparse
+import gc
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,15 +18,16 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.plain import PlainModel, PlainPolicy
 from benchmarks.timing import ROUNDS, rates, table
 from pwm.agent import PolicyTrainer
-from pwm.config import ExtractConfig, PretrainConfig, WorldModelConfig
+from pwm.config import MODEL_SIZES, ExtractConfig, PretrainConfig, WorldModelConfig
 from pwm.data.windows import Batch
 from pwm.errors import UserError
 from pwm.model_learning import ModelTrainer
 from pwm.nn.actor_critic import Actor, Critic
+from pwm.nn.cuda_graph import CudaGraph
 from pwm.nn.optimisation import compiled
 from pwm.nn.world_model import WorldModel
 
-PRODUCT = 2048  # rows and columns of the matrices that the machine's rate is measured with
+PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices that the machine's rate is measured with
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 VERSIONS: dict[str, dict[str, Any]] = {
     "float32": {},
@@ -33,6 +36,7 @@ VERSIONS: dict[str, dict[str, Any]] = {
     "bfloat16, compiled": {"precision": "bfloat16", "compile": True},
 }
 OBSERVATION_DIM, ACTION_DIMS = 24, {"single": [6], "multi": [6] * 30}
+EXTRACTION = 10_000  # policy updates a task (paper, section 2)
 
 
 def versions(device: torch.device) -> dict[str, dict[str, Any]]:
@@ -57,19 +61,23 @@ def seconds(rivals: dict[str, Callable[[], object]], device: torch.device, round
 
         return call
 
+    for work in rivals.values() if device.type == "cuda" else ():
+        for _ in range(CudaGraph.WARM_UP):
+            work()
     found = rates({name: waited_for(work) for name, work in rivals.items()}, rounds=rounds)
     return {name: 1.0 / rate for name, rate in found.items()}
 
 
 def product_rates(device: torch.device) -> dict[str, float]:
     """FLOP/s of one large matrix product, by precision."""
+    size = PRODUCT[device.type]
 
     def product(dtype: torch.dtype) -> Callable[[], object]:
-        a, b = (torch.randn(PRODUCT, PRODUCT, device=device).to(dtype) for _ in range(2))
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         return lambda: a @ b
 
     took = seconds({name: product(dtype) for name, dtype in PRECISIONS.items()}, device, rounds=9)
-    return {name: 2 * PRODUCT**3 / time for name, time in took.items()}
+    return {name: 2 * size**3 / time for name, time in took.items()}
 
 
 class ProductCounter(TorchDispatchMode):
@@ -93,27 +101,36 @@ def flops(work: Callable[[], object]) -> int:
     return counter.flops
 
 
-def policy_updates(batch_size: int, device: torch.device) -> dict[str, Callable[[], object]]:
-    """The paper's single-task update: z 512, units [512, 512], H 16, 3 critics, 8 × 4 minibatches."""
-    model = WorldModel(WorldModelConfig(), OBSERVATION_DIM, ACTION_DIMS["single"]).to(device)
-    task = torch.zeros(batch_size, dtype=torch.long, device=device)
+def policy_update(
+    size: str, tasks: str, batch_size: int, device: torch.device, settings: dict[str, Any]
+) -> tuple[PolicyTrainer, partial]:
+    """A trainer and its paper's update (H 16, 3 critics, 8 × 4 minibatches) through a world model of some size."""
+    dims = ACTION_DIMS[tasks]
+    model = WorldModel(WorldModelConfig(size=size), OBSERVATION_DIM, dims).to(device).eval()
+    task = torch.randint(len(dims), (batch_size,), device=device)
     with torch.no_grad():
         z = model.encode(torch.randn(batch_size, OBSERVATION_DIM, device=device), task)
+    config = ExtractConfig(batch_size=batch_size, **settings)
+    actor = Actor(model.config.latent_dim, model.action_dim, config.actor_units).to(device)
+    critic = Critic(model.config.latent_dim, config.critic_units, config.critics).to(device)
+    trainer = PolicyTrainer(model, actor, critic, config)
+    return trainer, partial(trainer.update, z, task)
+
+
+def policy_updates(size: str, tasks: str, batch_size: int, device: torch.device) -> dict[str, Callable[[], object]]:
+    """All versions of it. On a CPU the first is the paper's single-task one: z 512, units [512, 512]."""
     rivals: dict[str, Callable[[], object]] = {}
     for version, settings in versions(device).items():
-        config = ExtractConfig(batch_size=batch_size, **settings)
-        actor = Actor(model.config.latent_dim, model.action_dim, config.actor_units).to(device)
-        critic = Critic(model.config.latent_dim, config.critic_units, config.critics).to(device)
-        trainer = PolicyTrainer(model, actor, critic, config)
-        rivals.setdefault("plain", partial(PlainPolicy(trainer).update, z, task))
-        rivals[version] = partial(trainer.update, z, task)
+        trainer, rivals[version] = policy_update(size, tasks, batch_size, device, settings)
+        rivals.setdefault("plain", partial(PlainPolicy(trainer).update, *rivals[version].args))
     return rivals
 
 
-def model_updates(
-    size: str, tasks: str, batch_size: int, device: torch.device, horizon: int = 16
-) -> dict[str, Callable[[], object]]:
-    """An update on windows of H steps: PWM's own objective, or TD-MPC2's full one where the size has Q-functions."""
+def model_update(
+    size: str, tasks: str, batch_size: int, device: torch.device, settings: dict[str, Any], horizon: int = 16
+) -> tuple[ModelTrainer, partial]:
+    """A trainer and its update on windows of H steps: PWM's own objective, or TD-MPC2's full one where the size has
+    Q-functions."""
     dims = ACTION_DIMS[tasks]
     batch = Batch(
         torch.randn(horizon + 1, batch_size, OBSERVATION_DIM, device=device),
@@ -122,15 +139,23 @@ def model_updates(
         torch.zeros(horizon, batch_size, device=device),
         torch.randint(len(dims), (batch_size,), device=device),
     )
+    model = WorldModel(WorldModelConfig(size=size), OBSERVATION_DIM, dims).to(device)
+    config = PretrainConfig(world_model=model.config, **settings)
+    trainer = ModelTrainer(model, config, torch.full((len(dims),), 0.99, device=device))
+    return trainer, partial(trainer.update, batch, 0.0)
+
+
+def model_updates(
+    size: str, tasks: str, batch_size: int, device: torch.device, horizon: int = 16
+) -> dict[str, Callable[[], object]]:
+    """All versions of it."""
     rivals: dict[str, Callable[[], object]] = {}
     for version, settings in versions(device).items():
-        if "compile" in settings and len(dims) > 1:
-            continue  # takes minutes to compile on a CPU
-        model = WorldModel(WorldModelConfig(size=size), OBSERVATION_DIM, dims).to(device)
-        config = PretrainConfig(world_model=model.config, **settings)
-        discount = torch.full((len(dims),), 0.99, device=device)
-        rivals.setdefault("plain", partial(PlainModel(model, config, discount).update, batch))
-        rivals[version] = partial(ModelTrainer(model, config, discount).update, batch, 0.0)
+        if "compile" in settings and tasks == "multi" and device.type == "cpu":
+            continue  # takes minutes to compile
+        trainer, rivals[version] = model_update(size, tasks, batch_size, device, settings, horizon)
+        plain = PlainModel(trainer.model, trainer.config, trainer.discount)
+        rivals.setdefault("plain", partial(plain.update, rivals[version].args[0]))
     return rivals
 
 
@@ -147,7 +172,7 @@ def compare(
         precision = VERSIONS.get(name, {}).get("precision", "float32")
         share = f"{work / time_taken / peak[precision]:.0%}"
         ratio = f"{took['plain'] / time_taken:.2f}"
-        rows.append([title, name, f"{1000 * time_taken:,.0f}", ratio, f"{work / time_taken / 1e9:,.0f}", share])
+        rows.append([title, name, f"{1000 * time_taken:,.1f}", ratio, f"{work / time_taken / 1e9:,.0f}", share])
         print(" · ".join(rows[-1]), flush=True)
     return rows
 
@@ -159,15 +184,55 @@ def conditions(peak: dict[str, float], device: torch.device, rounds: int) -> str
 
 
 def report(device: torch.device, rounds: int = ROUNDS) -> str:
-    """The table, in Markdown."""
+    """The tables, in Markdown."""
+    works = {
+        "policy, single-task, B 256": lambda: policy_updates("single", "single", 256, device),
+        "world model, single-task, B 256": lambda: model_updates("single", "single", 256, device),
+        "world model, 5M multi-task, B 1024": lambda: model_updates("5", "multi", 1024, device),
+    }
+    if device.type == "cuda":
+        works |= {
+            "policy, 5M multi-task, B 512": lambda: policy_updates("5", "multi", 512, device),
+            "policy, 48M multi-task, B 512": lambda: policy_updates("48", "multi", 512, device),
+            "world model, 48M multi-task, B 1024": lambda: model_updates("48", "multi", 1024, device),
+        }
     rows, peak = [], product_rates(device)
-    for title, make in (
-        ("policy, single-task, B 256", lambda: policy_updates(256, device)),
-        ("world model, single-task, B 256", lambda: model_updates("single", "single", 256, device)),
-        ("world model, 5M multi-task, B 1024", lambda: model_updates("5", "multi", 1024, device)),
-    ):
+    for title, make in works.items():
         rows += compare(title, make(), peak, device, rounds)
-    return f"{conditions(peak, device, rounds)}\n\n{table(HEADER, rows)}"
+        free(device)
+    tables = [conditions(peak, device, rounds), table(HEADER, rows)]
+    return "\n\n".join(tables + ([by_size(device, rounds)] if device.type == "cuda" else []))
+
+
+def free(device: torch.device) -> None:
+    """Give the memory of what is not used any more back, recorded graphs' too."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.compiler.reset()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def by_size(device: torch.device, rounds: int) -> str:
+    """Time and memory of the fastest version on a GPU, for all multi-task sizes, in Markdown."""
+    settings, rows = VERSIONS["bfloat16, compiled"], []
+    for size in MODEL_SIZES:
+        if size == "single":
+            continue
+        row = [f"{size}M"]
+        for make, batch_size in ((policy_update, 512), (model_update, 1024)):
+            free(device)
+            update = make(size, "multi", batch_size, device, settings)[1]
+            took = seconds({"ours": update}, device, rounds)["ours"]
+            row += [f"{1000 * took:.1f}", f"{1 / took:,.0f}"]
+            row += [f"{EXTRACTION * took / 60:.1f}"] if make is policy_update else []
+            row.append(f"{torch.cuda.max_memory_allocated() / 2**30:.1f}")
+            del update
+        rows.append(row)
+        print(" · ".join(row), flush=True)
+    policy = ["policy update, ms", "a second", f"{EXTRACTION:,}, minutes", "GiB"]
+    header = ["world model", *policy, "world-model update, ms", "a second", "GiB"]
+    return f"bfloat16, compiled; B 512 and 1024, H 16.\n\n{table(header, rows)}"
 
 
 def main() -> None:

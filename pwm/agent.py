@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from pwm.config import ExtractConfig
 from pwm.nn.actor_critic import Actor, Critic
+from pwm.nn.cuda_graph import graphed
 from pwm.nn.layers import products_in
-from pwm.nn.optimisation import apply_gradients, compiled, linear_decay
+from pwm.nn.optimisation import adam, apply_gradients, compiled, linear_decay, permutation, set_rate
 from pwm.nn.returns import horizon_return, td_lambda
 from pwm.nn.world_model import WorldModel
 
@@ -142,7 +143,7 @@ def fit_critic(
     (group,) = optimiser.param_groups
     for _ in range(config.critic_passes):
         # Deviation D2: minibatches are drawn anew in every pass; the public code's are runs of steps, fixed.
-        for rows in torch.randperm(len(z), device=z.device).chunk(config.critic_minibatches):
+        for rows in permutation(len(z), z.device).chunk(config.critic_minibatches):
             value = loss(z[rows], target[rows])
             gradients = torch.autograd.grad(value, group["params"])
             norm = apply_gradients(optimiser, group["params"], gradients, config.critic_grad_norm)
@@ -154,25 +155,29 @@ class RunningVariance:
     a short window shrinks the scale late in training and blows the policy gradient up.
     """
 
-    def __init__(self, mean: float = 0.0, variance: float = 1.0, count: float = 1e-4) -> None:
-        self.mean, self.variance, self.count = mean, variance, count
+    def __init__(
+        self, mean: float = 0.0, variance: float = 1.0, count: float = 1e-4, device: torch.device | None = None
+    ) -> None:
+        self.mean, self.variance, self.count = torch.tensor([mean, variance, count], dtype=torch.float64, device=device)
 
     def update(self, x: Tensor) -> None:
         """Take in all entries of x."""
-        count, mean, variance = x.numel(), x.mean().item(), x.var(unbiased=False).item()
+        count, mean, variance = x.numel(), x.mean().double(), x.var(unbiased=False).double()
         total = self.count + count
         delta = mean - self.mean
         squares = self.variance * self.count + variance * count + delta**2 * self.count * count / total
-        self.mean, self.variance, self.count = self.mean + delta * count / total, squares / total, total
+        self.mean += delta * count / total
+        self.variance.copy_(squares / total)
+        self.count += count
 
     @property
-    def std(self) -> float:
-        """Standard deviation, kept off zero."""
-        return (self.variance + 1e-5) ** 0.5
+    def std(self) -> Tensor:
+        """Standard deviation, kept off zero, []."""
+        return (self.variance + 1e-5).sqrt()
 
     def state(self) -> tuple[float, float, float]:
         """The arguments that make an equal one."""
-        return self.mean, self.variance, self.count
+        return self.mean.item(), self.variance.item(), self.count.item()
 
 
 @contextmanager
@@ -193,18 +198,21 @@ class PolicyTrainer:
 
     def __init__(self, model: WorldModel, actor: Actor, critic: Critic, config: ExtractConfig) -> None:
         self.model, self.actor, self.critic, self.config = model, actor, critic, config
-        self.actor_optimiser = torch.optim.Adam(actor.parameters(), config.actor_lr, config.betas, fused=True)
-        self.critic_optimiser = torch.optim.Adam(critic.parameters(), config.critic_lr, config.betas, fused=True)
-        self.return_scale = RunningVariance()
+        device = actor.log_std.device
+        self.actor_optimiser = adam(actor.parameters(), config.actor_lr, device, betas=config.betas)
+        self.critic_optimiser = adam(critic.parameters(), config.critic_lr, device, betas=config.betas)
+        self.return_scale = RunningVariance(device=device)
         self.updates = 0
-        self._critic_loss = compiled(critic_loss, config.compile, next(critic.parameters()).device)
+        self._critic_loss = compiled(critic_loss, config.compile, device)
+        networks = (*model.children(), actor.mean, critic)
+        self._offline_step = graphed(self._step, config.compile and config.online is None, device, networks)
 
     @property
     def progress(self) -> float:
         """Share of training done."""
         return self.updates / self.config.updates
 
-    def update(self, z: Tensor, task: Tensor, environment: Environment | None = None) -> dict[str, Tensor | float]:
+    def update(self, z: Tensor, task: Tensor, environment: Environment | None = None) -> dict[str, Tensor]:
         """One policy update from start latents z [B, Z]: an actor step, then the critic's passes on the same rollout.
 
         Returns:
@@ -212,7 +220,12 @@ class PolicyTrainer:
         """
         config = self.config
         for optimiser, start in ((self.actor_optimiser, config.actor_lr), (self.critic_optimiser, config.critic_lr)):
-            optimiser.param_groups[0]["lr"] = linear_decay(start, config.final_lr, self.progress)
+            set_rate(optimiser, linear_decay(start, config.final_lr, self.progress))
+        self.updates += 1
+        return self._offline_step(z, task) if environment is None else self._step(z, task, environment)
+
+    def _step(self, z: Tensor, task: Tensor, environment: Environment | None = None) -> dict[str, Tensor]:
+        config = self.config
         noise = torch.randn(config.horizon, z.shape[0], self.model.action_dim, device=z.device)
         reencode = config.online is not None and config.online.reencode
         parameters = list(self.actor.parameters())
@@ -221,11 +234,11 @@ class PolicyTrainer:
                 path = rollout(self.model, self.actor, z, task, noise, environment, reencode)
                 worth = objective(self.model, self.critic, path, task, config, environment is not None)
             self.return_scale.update(worth.returns.detach())
-            gradients = torch.autograd.grad(-worth.returns.mean() / self.return_scale.std, parameters)
+            loss = -worth.returns.mean() / self.return_scale.std.to(z.dtype)
+            gradients = torch.autograd.grad(loss, parameters)
         actor_norm = apply_gradients(self.actor_optimiser, parameters, gradients, config.actor_grad_norm)
         self.actor.clamp_log_std()
         loss, critic_norm = self._update_critic(path, worth)
-        self.updates += 1
         return {
             "value": worth.returns.detach().mean(),
             "critic_loss": loss,
@@ -258,10 +271,10 @@ class PolicyTrainer:
         }
 
     def restore(self, state: dict) -> None:
-        """Go on from `state()`."""
+        """Go on from `state()`; before the first update."""
         self.actor.load_state_dict(state["actor"])
         self.critic.load_state_dict(state["critic"])
         self.actor_optimiser.load_state_dict(state["actor_optimiser"])
         self.critic_optimiser.load_state_dict(state["critic_optimiser"])
-        self.return_scale = RunningVariance(*state["return_scale"])
+        self.return_scale = RunningVariance(*state["return_scale"], device=self.actor.log_std.device)
         self.updates = state["updates"]

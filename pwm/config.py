@@ -102,7 +102,9 @@ class PretrainConfig(Config):
     encoder_lr_scale: Rate = 1.0  # 0.3 in TD-MPC2
     grad_norm: Rate = 20.0
     precision: Precision = "float32"
-    compile: bool = False  # the loss, by torch.compile: a minute at first; on a CPU it needs a C++ compiler
+    # By torch.compile, which takes a minute at first: on a CPU the loss, for which it needs a C++ compiler; on a GPU
+    # the networks, in a CUDA graph of the whole update.
+    compile: bool = False
     piece: Positive | None = None  # decisions; windows stay within pieces of this length, as if episodes were cut
 
     @model_validator(mode="after")
@@ -164,7 +166,7 @@ class ExtractConfig(Config):
     critic_passes: Positive = 8
     critic_minibatches: Positive = 4
     precision: Precision = "float32"
-    compile: bool = False  # the critic's loss, as above
+    compile: bool = False  # as above, on a CPU the critic's loss
     # Neither: from offline data, the world model frozen.
     finetune: FinetuneConfig | None = None
     online: OnlineConfig | None = None

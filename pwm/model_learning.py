@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from pwm.config import PretrainConfig
 from pwm.data.windows import Batch
+from pwm.nn.cuda_graph import graphed
 from pwm.nn.layers import products_in
-from pwm.nn.optimisation import apply_gradients, compiled, linear_decay
+from pwm.nn.optimisation import adam, apply_gradients, compiled, linear_decay, permutation, set_rate
 from pwm.nn.world_model import WorldModel
 
 
@@ -125,7 +126,7 @@ def policy_prior_loss(
         values.append(model.q_value(latent, action, task, members).mean(0))
         entropies.append(entropy)
     value, entropy = torch.cat(values), torch.cat(entropies)
-    low, high = torch.quantile(value[0].detach(), torch.tensor([0.05, 0.95], dtype=z.dtype, device=z.device))
+    low, high = (torch.quantile(value[0].detach(), share) for share in (0.05, 0.95))
     scale = torch.lerp(scale, (high - low).clamp(min=1.0), config.target_rate)
     weight = _weights(len(z), config.rho, z)
     return -(weight * (value / scale + config.entropy_coef * entropy).mean(1)).sum(), scale
@@ -151,13 +152,14 @@ class ModelTrainer:
             {"params": list(model.encoder.parameters()), "scale": config.encoder_lr_scale},
             {"params": list(nn.ModuleList(rest).parameters()), "scale": 1.0},
         ]
-        self.optimiser = torch.optim.Adam(groups, lr=config.learning_rate, fused=True)
+        self.optimiser = adam(groups, config.learning_rate, self.discount.device)
         self.prior_optimiser: torch.optim.Adam | None = None
         if self.with_value:
             prior = model.policy_prior.parameters()
-            self.prior_optimiser = torch.optim.Adam(prior, lr=config.learning_rate, eps=1e-5, fused=True)
+            self.prior_optimiser = adam(prior, config.learning_rate, self.discount.device, eps=1e-5)
         self.value_scale = torch.ones((), device=self.discount.device)
         self._loss = compiled(world_model_loss, config.compile, self.discount.device)
+        self._graphed_step = graphed(self._step, config.compile, self.discount.device, model.children())
 
     def update(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """One gradient step on one batch of windows.
@@ -169,11 +171,16 @@ class ModelTrainer:
         Returns:
             The loss, its terms and the gradient norm; with the value term also those of the policy prior.
         """
-        config, model = self.config, self.model
-        model.train()
-        rate = linear_decay(config.learning_rate, config.final_lr, progress)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["scale"]
+        rate = linear_decay(self.config.learning_rate, self.config.final_lr, progress)
+        for optimiser in filter(None, (self.optimiser, self.prior_optimiser)):
+            set_rate(optimiser, rate)
+        self.model.train()
+        metrics = self._graphed_step(*batch)
+        self.model.eval()
+        return metrics
+
+    def _step(self, *parts: Tensor) -> dict[str, Tensor]:
+        config, model, batch = self.config, self.model, Batch(*parts)
         with products_in(config.precision, batch.obs.device):
             with torch.no_grad():
                 next_z = model.encode(batch.obs[1:], batch.task)
@@ -187,27 +194,26 @@ class ModelTrainer:
         norm = apply_gradients(self.optimiser, parameters, gradients, config.grad_norm)
         metrics = {"model_loss": loss.detach(), **terms, "model_grad_norm": norm}
         if self.with_value:
-            metrics |= self._update_prior(z.detach(), batch, rate)
+            metrics |= self._update_prior(z.detach(), batch)
             model.update_target(config.target_rate)
-        model.eval()
         return metrics
 
     def _draw_members(self) -> Tensor:
         """Two different Q-functions at random."""
-        return torch.randperm(self.model.config.num_q, device=self.discount.device)[:2]
+        return permutation(self.model.config.num_q, self.discount.device)[:2]
 
-    def _update_prior(self, z: Tensor, batch: Batch, rate: float) -> dict[str, Tensor]:
+    def _update_prior(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         """One step of the policy prior on the latents z [H + 1, B, Z] of the model's own update."""
         config, model = self.config, self.model
-        self.prior_optimiser.param_groups[0]["lr"] = rate
         noise = torch.randn(*z.shape[:2], model.action_dim, device=z.device)
         members = self._draw_members()
         with products_in(config.precision, z.device):
-            loss, self.value_scale = policy_prior_loss(model, z, batch.task, noise, members, self.value_scale, config)
+            loss, scale = policy_prior_loss(model, z, batch.task, noise, members, self.value_scale, config)
+        self.value_scale.copy_(scale)
         parameters = list(model.policy_prior.parameters())
         gradients = torch.autograd.grad(loss, parameters)
         norm = apply_gradients(self.prior_optimiser, parameters, gradients, config.grad_norm)
-        return {"prior_loss": loss.detach(), "prior_grad_norm": norm, "value_scale": self.value_scale}
+        return {"prior_loss": loss.detach(), "prior_grad_norm": norm, "value_scale": scale}
 
     def state(self) -> dict:
         """Everything needed to go on exactly."""
@@ -219,9 +225,9 @@ class ModelTrainer:
         }
 
     def restore(self, state: dict) -> None:
-        """Go on from `state()`."""
+        """Go on from `state()`; before the first update."""
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.prior_optimiser:
             self.prior_optimiser.load_state_dict(state["prior_optimiser"])
-        self.value_scale = state["value_scale"]
+        self.value_scale.copy_(state["value_scale"])

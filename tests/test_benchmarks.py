@@ -94,7 +94,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     "rivals",
     [
-        lambda: updates.policy_updates(4, CPU),
+        lambda: updates.policy_updates("single", "single", 4, CPU),
         lambda: updates.model_updates("single", "single", 4, CPU),
         lambda: updates.model_updates("5", "multi", 4, CPU),
         lambda: planning.plans(2, CPU, iterations=1, samples=20, elites=4, prior_samples=4),

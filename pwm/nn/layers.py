@@ -50,8 +50,8 @@ class _MishFunction(torch.autograd.Function):
 
 
 def mish(x: Tensor) -> Tensor:
-    """Mish activation x · tanh(softplus(x)), elementwise and once differentiable."""
-    return _MishFunction.apply(x)
+    """Mish activation x · tanh(softplus(x)), elementwise; on a CPU once differentiable, and faster than torch's own."""
+    return F.mish(x) if x.is_cuda else _MishFunction.apply(x)
 
 
 def products_in(precision: str, device: torch.device) -> torch.autocast:

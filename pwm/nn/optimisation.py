@@ -3,10 +3,11 @@
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
 from pwm.errors import UserError
 
@@ -14,16 +15,41 @@ Loss = TypeVar("Loss", bound=Callable)
 
 
 def compiled(loss: Loss, wanted: bool, device: torch.device) -> Loss:
-    """The loss by torch.compile if that is wanted, else as it is.
+    """The loss by torch.compile if that is wanted and on a CPU, else as it is; for GPUs see `pwm.nn.cuda_graph`.
 
     Raises:
-        UserError: code for a CPU is wanted and there is no C++ compiler.
+        UserError: it is wanted and there is no C++ compiler.
     """
-    if not wanted:
+    if not wanted or device.type != "cpu":
         return loss
-    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise UserError("compile: true needs a C++ compiler on a CPU; install g++ or set compile: false")
     return torch.compile(loss)
+
+
+def adam(parameters: ParamsT, rate: float, device: torch.device, **options: Any) -> torch.optim.Adam:
+    """Adam in one kernel. On a GPU its rates and counts of steps lie there, where a CUDA graph reads them."""
+    on_gpu = device.type == "cuda"
+    optimiser = torch.optim.Adam(parameters, rate, fused=True, capturable=on_gpu, **options)
+    if on_gpu:
+        for group in optimiser.param_groups:
+            group["lr"] = torch.tensor(rate, device=device)
+    return optimiser
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group, times the group's `scale` where it has one."""
+    for group in optimiser.param_groups:
+        own = rate * group.get("scale", 1.0)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(own)
+        else:
+            group["lr"] = own
+
+
+def permutation(n: int, device: torch.device) -> Tensor:
+    """A random order of n. torch.randperm draws a short one on the host, from where a CUDA graph cannot take it."""
+    return torch.randperm(n) if device.type == "cpu" else torch.rand(n, device=device).argsort()
 
 
 def apply_gradients(
