@@ -21,9 +21,10 @@ def machine() -> str:
 
 if __name__ == "__main__":
     argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__).parse_args()
+    device = default_device()
     sections = {
-        "updates": lambda: f"{machine()} {updates.report(default_device())}",
-        "planning": lambda: planning.report(default_device()),
+        "updates" if device.type == "cpu" else "updates_gpu": lambda: f"{machine()} {updates.report(device)}",
+        "planning": lambda: planning.report(device),
         "sampling": sampling.report,
         "environments": environments.report,
         "gradients": gradients.report,
