@@ -102,9 +102,7 @@ class PretrainConfig(Config):
     encoder_lr_scale: Rate = 1.0  # 0.3 in TD-MPC2
     grad_norm: Rate = 20.0
     precision: Precision = "float32"
-    # By torch.compile, which takes a minute at first: on a CPU the loss, for which it needs a C++ compiler; on a GPU
-    # the networks, in a CUDA graph of the whole update.
-    compile: bool = False
+    compile: bool = False  # a minute at first; on a CPU the loss, by a C++ compiler, on a GPU all, as a CUDA graph
     piece: Positive | None = None  # decisions; windows stay within pieces of this length, as if episodes were cut
 
     @model_validator(mode="after")
