@@ -66,6 +66,8 @@ class Settings(Config):
     def _check(self) -> "Settings":
         if not self.network.num_q:
             raise ValueError("network has no Q-functions; give it a num_q of at least 2")
+        if self.network.standardise_obs:
+            raise ValueError("network.standardise_obs needs a data set, which online training does not have")
         return self
 
 

@@ -60,6 +60,7 @@ class WorldModelConfig(Config):
     # + LayerNorm; Linear.
     latent: Literal["simnorm", "none", "spectral", "linear"] = "simnorm"
     simnorm_dim: Positive = 8
+    standardise_obs: bool = False  # by mean and std of each task's data set; the paper: observations untouched
     layer_norm: bool = True  # in the hidden layers, and after the latent's where the above says so
     activation: Literal["mish", "relu"] = "mish"
     task_dim: Count = 96  # used only with several tasks
@@ -93,8 +94,7 @@ class PretrainConfig(Config):
     rho: Annotated[float, Field(gt=0, le=1)] = 0.99  # weight of step t is rho^t
     consistency_coef: Rate = 1.0
     reward_coef: Rate = 1.0
-    # TD-MPC2's value term, and the update of its policy prior; only where the world model has Q-functions
-    value_coef: Annotated[float, Field(ge=0)] = 0.1
+    value_coef: Annotated[float, Field(ge=0)] = 0.1  # TD-MPC2's value term and policy prior, where it has Q-functions
     target_rate: Share = 0.01  # of the target Q-functions and of the scale of the prior's loss, per update
     entropy_coef: Annotated[float, Field(ge=0)] = 1e-4
     learning_rate: Rate = 3e-4
@@ -148,10 +148,8 @@ class ExtractConfig(Config):
     horizon: Positive = 16
     gamma: Share = 0.99
     td_lambda: Share = 0.95  # 0: one-step targets
-    # of the value that closes the horizon; gamma^(H+1) is the public code's
-    terminal_weight: Literal["gamma^H", "gamma^(H+1)"] = "gamma^H"
-    # ascend rewards in the task's own units, after symexp; the paper: as the head gives them
-    decode_reward: bool = False
+    terminal_weight: Literal["gamma^H", "gamma^(H+1)"] = "gamma^H"  # of V(z_H); the latter is the public code's
+    decode_reward: bool = False  # ascend rewards after symexp, in the task's units; the paper: as the head gives them
     actor_units: Units = (400, 200, 100)
     critic_units: Units = (400, 200)
     critics: Positive = 3
@@ -208,6 +206,8 @@ class PWMLearner(Config):
     def _check(self) -> "PWMLearner":
         if self.policy.online is None or self.policy.horizon < self.model.horizon:
             raise ValueError("policy must have an online block and at least the model's horizon")
+        if self.model.world_model.standardise_obs:
+            raise ValueError("model.world_model.standardise_obs needs a data set, which a learner does not have")
         if self.random_steps < self.policy.online.num_envs * self.model.horizon:
             raise ValueError(f"random_steps {self.random_steps} fill no window of horizon {self.model.horizon}")
         return self

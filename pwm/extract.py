@@ -188,7 +188,7 @@ def finish(run: runs.Run, trainer: PolicyTrainer, model_config: ModelConfig) -> 
     """Write the run's outputs: the policy is the actor with the encoder it reads through."""
     tensors: dict[str, Tensor] = {f"actor.{name}": value for name, value in trainer.actor.state_dict().items()}
     for name, value in trainer.model.state_dict().items():
-        if name.startswith(("encoder.", "task_embedding.")):
+        if name.startswith(("encoder.", "task_embedding.", "standardise.")):
             tensors[f"model.{name}"] = value
     run.finish(Path("policy"), tensors, {"model": model_config.model_dump(mode="json")}, task=run.config.task)
 
@@ -206,7 +206,8 @@ def load_policy(folder: Path) -> Policy:
     settings = config.validate(ExtractConfig, run_config.settings, str(folder / "config.json"))
     model = build_model(model_config.settings, model_config.tasks)
     actor = Actor(model.config.latent_dim, model.action_dim, settings.actor_units)
-    parts = {"actor": actor, "model.encoder": model.encoder, "model.task_embedding": model.task_embedding}
+    parts = {"actor": actor}
+    parts |= {f"model.{name}": getattr(model, name) for name in ("encoder", "task_embedding", "standardise")}
     for prefix, part in parts.items():  # dynamics and reward are not needed to act
         if part is not None:
             own = {name: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}

@@ -153,7 +153,8 @@ def to_official(model: WorldModel) -> dict[str, dict[str, Tensor]]:
         UserError: the model is of a variant, or has no Q-functions, or a scalar reward, which TD-MPC2 does not know.
     """
     own = model.config
-    if not own.num_q or (own.latent, own.layer_norm, own.activation) != ("simnorm", True, "mish"):
+    variant = (own.latent, own.layer_norm, own.activation, own.standardise_obs)
+    if not own.num_q or variant != ("simnorm", True, "mish", False):
         raise UserError("TD-MPC2 has no model without Q-functions or of a variant; export one of the multi-task sizes")
     official = {}
     for name, value in model.state_dict().items():

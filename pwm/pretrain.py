@@ -86,6 +86,20 @@ def reward_std(datasets: list[Episodes]) -> float:
     return max(float(np.mean([data.meta.statistics.reward_std for data in datasets])), 1e-4)
 
 
+def observation_moments(data: Episodes) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population standard deviation [o] of each component over all observations; the latter 1 if it is 0."""
+    count, total, square = 0, np.zeros(data.meta.observation_dim), np.zeros(data.meta.observation_dim)
+    shift = np.asarray(data.obs[0, 0], np.float64)  # keeps the difference of squares exact where the mean is large
+    for obs, length in zip(data.obs, data.length, strict=True):  # one episode in memory at a time
+        rows = obs[: length + 1] - shift
+        count += len(rows)
+        total += rows.sum(0)
+        square += np.square(rows).sum(0)
+    mean = total / count
+    std = np.sqrt(np.maximum(square / count - mean**2, 0.0))
+    return mean + shift, np.where(std > 1e-6, std, 1.0)
+
+
 def pretrain(run: runs.Run, datasets: list[Episodes]) -> None:
     """Train the model of `run.config` and finish the run."""
     settings: PretrainConfig = run.config.settings
@@ -93,6 +107,10 @@ def pretrain(run: runs.Run, datasets: list[Episodes]) -> None:
     if not settings.world_model.reward_bins:
         # Deviation D4: the data's standard deviation, known beforehand; the paper divides by a running one.
         model.reward_scale.fill_(reward_std(datasets))
+    if model.standardise is not None:
+        # Deviation D25: the paper's encoder reads observations as they are.
+        for index, data in enumerate(datasets):
+            model.standardise.fit(index, *map(torch.from_numpy, observation_moments(data)))
     trainer = make_model_trainer(model, settings, run.config.tasks)
     sampler = WindowSampler(datasets, settings.batch_size, settings.horizon, run.config.seed, piece=settings.piece)
     start = 0

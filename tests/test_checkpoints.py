@@ -248,7 +248,8 @@ def test_export_is_the_released_layout(tmp_path, tasks):
 
 
 def test_only_models_tdmpc2_knows_are_exported():
-    for changes in ({"num_q": 0}, {"latent": "none"}, {"layer_norm": False}, {"activation": "relu"}):
+    variants = ({"latent": "none"}, {"layer_norm": False}, {"activation": "relu"}, {"standardise_obs": True})
+    for changes in ({"num_q": 0}, *variants):
         refusal(lambda changes=changes: to_official(our_model(**changes)), "TD-MPC2 has no model")
 
 

@@ -181,6 +181,25 @@ def test_the_exported_policy_is_the_trained_one(finished):
     assert np.abs(expected - other).max() > 1e-4  # another task's embedding would show
 
 
+def test_the_exported_policy_standardises(tmp_path):
+    settings, config = model_config("hopper"), run_config("hopper", updates=1)
+    network = settings.settings.world_model.model_copy(update={"standardise_obs": True})
+    settings = settings.model_copy(update={"settings": settings.settings.model_copy(update={"world_model": network})})
+    torch.manual_seed(4)
+    model = build_model(settings.settings, settings.tasks)
+    model.standardise.fit(0, torch.full((11,), 5.0), torch.full((11,), 3.0))
+    run = Run(tmp_path / "results" / "run", config)
+    extract(run, model, settings, Episodes.open(write_episodes(tmp_path / "data", "hopper")))
+    weights = load_file(run.out / "policy" / "model.safetensors")
+    actor = Actor(16, 3, config.settings["actor_units"])
+    actor.load_state_dict({k.removeprefix("actor."): v for k, v in weights.items() if k.startswith("actor.")})
+    obs = np.random.default_rng(0).normal(5.0, 3.0, size=(6, 11)).astype(np.float32)
+    with torch.no_grad():
+        expected = torch.tanh(actor.mean(model.encoder(torch.from_numpy((obs - 5.0) / 3.0)))).numpy()
+    action = load_policy(run.out / "policy")(obs, np.zeros(6, bool))
+    np.testing.assert_allclose(action, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_finished_run_is_scored(finished):
     out, _, _ = finished
     scores = evaluate_run(out, 2)

@@ -171,6 +171,7 @@ MISTAKES = [
     ("algorithm: sac, env_steps: 3000", "env_steps: 3000", ["'learner.algorithm' is missing"]),
     ("sac, env_steps: 3000, batch_size: 32", "pwm, env_steps: 3", ["'learner.env_steps'"]),
     ("sac, env_steps: 3000, batch_size: 32", "pwm, policy: {updates: 3}", ["learner", "an online block"]),
+    ("sac, env_steps: 3000, batch_size: 32", "pwm, model: {world_model: {standardise_obs: true}}", ["standardise_obs"]),
     ("horizon: 5, ", "horizon: 5, piece: 4, ", ["piece 4", "horizon 5"]),
     ("tasks: all, ", "tasks: all, value_coef: 0, ", ["value_coef 0", "num_q: 0"]),
     ("updates: 7}", "updates: 2001-01-01}", ["small.yaml", "numbers, text, lists"]),

@@ -3,6 +3,7 @@
 import copy
 
 import eager_model
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -11,13 +12,13 @@ from support import TINY, make_batch, make_model, model_config, model_settings, 
 from torch.nn import functional as F
 
 from pwm.config import WorldModelConfig
-from pwm.data.episodes import Episodes
+from pwm.data.episodes import Episodes, EpisodeWriter
 from pwm.data.windows import Batch
 from pwm.model_learning import ModelTrainer, discount_factor, policy_prior_loss, td_target, world_model_loss
 from pwm.nn.optimisation import apply_gradients, linear_decay
 from pwm.nn.world_model import WorldModel
 from pwm.open_loop import of_task, open_loop_error
-from pwm.pretrain import pretrain
+from pwm.pretrain import load_model, observation_moments, pretrain
 from pwm.runs import Run
 
 # Two hidden layers; bins in a narrow range, since symexp amplifies rounding: values of 30 have slopes to 3e-5 only.
@@ -286,6 +287,37 @@ def test_training_that_explodes_is_stopped(tmp_path, monkeypatch):
         pretrain(run, [Episodes.open(write_episodes(tmp_path / "data", "hopper"))])
     kept = torch.load(run.state_folder / "state.pt", weights_only=True)["state"]["trainer"]["model"]
     assert all(value.isfinite().all() for value in kept.values())
+
+
+def test_moments_are_those_of_all_observations(tmp_path):
+    """Episodes of several lengths: the rows behind an episode's end do not count; a constant is divided by 1."""
+    writer = EpisodeWriter(tmp_path / "data", "hopper", 3, 1, episode_length=9, episodes=3)
+    rng, seen = np.random.default_rng(0), []
+    for n in (9, 2, 5):
+        seen.append(np.float32(rng.normal([100.0, -2.0, 0.0], [0.5, 30.0, 0.0], (n + 1, 3))))
+        writer.add(seen[-1], rng.uniform(-1, 1, (n, 1)), rng.normal(size=n), terminated=n < 9)
+    writer.commit({"behaviour": "made up"}, 0)
+    mean, std = observation_moments(Episodes.open(tmp_path / "data"))
+    rows = np.concatenate(seen).astype(np.float64)
+    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(std, [rows[:, 0].std(), rows[:, 1].std(), 1.0], rtol=1e-6)
+
+
+def test_pretraining_standardises_every_tasks_observations(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tasks = ("walker-walk", "hopper")
+    config = model_config(*tasks, updates=1)
+    network = config.settings.world_model.model_copy(update={"standardise_obs": True})
+    config = config.model_copy(update={"settings": config.settings.model_copy(update={"world_model": network})})
+    data = [Episodes.open(write_episodes(tmp_path / name, name, seed=i)) for i, name in enumerate(tasks)]
+    pretrain(Run(tmp_path / "model", config), data)
+    model, _ = load_model(tmp_path / "model")
+    for index, episodes in enumerate(data):
+        rows = np.concatenate([obs[: n + 1] for obs, n in zip(episodes.obs, episodes.length, strict=True)])
+        own = rows.shape[1]
+        np.testing.assert_allclose(model.standardise.mean[index, :own], rows.mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(model.standardise.std[index, :own], rows.std(0), rtol=1e-5)
+    assert (model.standardise.mean[1, 11:] == 0).all() and (model.standardise.std[1, 11:] == 1).all()  # padding
 
 
 @pytest.mark.parametrize("bins", [0, 11])

@@ -74,6 +74,24 @@ def test_padded_observations_do_not_count():
     assert torch.isfinite(z).all()
 
 
+def test_observations_are_standardised_by_their_tasks_own_moments():
+    """Against the same network with the standardised numbers put in by hand; padding stays zero."""
+    torch.manual_seed(0)
+    model = make_model(bins=11, action_dims=(2, 3), standardise_obs=True)
+    plain = make_model(bins=11, action_dims=(2, 3))
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("standardise.")})
+    obs, task = torch.randn(4, 2, 5), torch.tensor([1, 0])
+    obs[:, 0, 3:] = 0  # task 1 has three components
+    torch.testing.assert_close(model.encode(obs, task), plain.encode(obs, task), rtol=0, atol=0)  # before the moments
+    mean, std = torch.tensor([1.0, -2, 30]), torch.tensor([0.1, 3, 20])
+    model.standardise.fit(1, mean, std)
+    by_hand = obs.clone()
+    for step in by_hand:
+        step[0, :3] = torch.tensor([(step[0, k] - mean[k]) / std[k] for k in range(3)])
+    torch.testing.assert_close(model.encode(obs, task), plain.encode(by_hand, task), rtol=1e-5, atol=1e-6)
+    assert not any("standardise" in name for name, _ in model.named_parameters())  # nothing learns it
+
+
 def test_task_embedding_is_kept_within_the_unit_ball():
     model = world_model(tasks=(2, 3, 1))
     short = torch.tensor([0.3, 0.0, -0.4, 0.0])

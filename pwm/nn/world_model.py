@@ -46,6 +46,7 @@ class WorldModel(nn.Module):
         # Rewards are divided by this before they are learned: the data's standard deviation for a scalar head, else 1.
         self.register_buffer("reward_scale", torch.ones(()))
 
+        self.standardise = Standardise(tasks, observation_dim) if config.standardise_obs else None
         latent, bins, units = config.latent_dim, max(config.reward_bins, 1), config.units
         joint = latent + self.task_dim + self.action_dim
         self.encoder = _to_latent(config, [observation_dim + self.task_dim, *config.encoder])
@@ -99,6 +100,8 @@ class WorldModel(nn.Module):
 
     def encode(self, obs: Tensor, task: Tensor) -> Tensor:
         """E: observations [..., B, O] of tasks [B] → latents [..., B, Z]; never in low precision, which blurs obs."""
+        if self.standardise is not None:
+            obs = self.standardise(obs, task)
         with products_in("float32", obs.device):
             return self.encoder(self._with_task(obs, task))
 
@@ -187,6 +190,29 @@ class WorldModel(nn.Module):
         """Move the target Q-functions by a share `rate` towards the Q-functions."""
         for target, source in zip(self.target_q_heads.parameters(), self.q_heads.parameters(), strict=True):
             target.lerp_(source, rate)
+
+
+class Standardise(nn.Module):
+    """(obs − mean) / std of each observation's task, component by component. At first nothing is changed.
+
+    Args:
+        tasks: number of tasks.
+        observation_dim: widest observation, O; padding stays zero.
+    """
+
+    def __init__(self, tasks: int, observation_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(tasks, observation_dim))
+        self.register_buffer("std", torch.ones(tasks, observation_dim))
+
+    def fit(self, task: int, mean: Tensor, std: Tensor) -> None:
+        """Set the moments [o] of one task's own components."""
+        self.mean[task, : len(mean)] = mean
+        self.std[task, : len(std)] = std
+
+    def forward(self, obs: Tensor, task: Tensor) -> Tensor:
+        """Observations [..., B, O] of tasks [B], standardised."""
+        return (obs - self.mean[task]) / self.std[task]
 
 
 def _activation(config: WorldModelConfig) -> nn.Module:
