@@ -4,7 +4,9 @@ python -m pwm.open_loop --model FOLDER --data EPISODES [EPISODES ...]
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,25 +17,47 @@ from pwm.nn.world_model import WorldModel
 from pwm.pretrain import load_model, open_data, to_device
 
 WINDOWS, HORIZON, SHOWN = 2000, 16, (1, 4, 8, 16)  # windows a task
+RIDGE = 1e-6  # of `linear_fit`, in squares of x
+RIDGE = 1e-6
+
+
+class OpenLoop(NamedTuple):
+    """What is wrong after 1 to H steps from E(s_0) under the windows' actions, as shares of a variance, [H] each.
+
+    A latent may leave out what is hard to predict and look better for it, so that shares of its variance compare the
+    steps of one model; shares of the observation's and the reward's also compare models.
+    """
+
+    latent: Tensor  # ‖z_h − E(s_h)‖²
+    observation: Tensor  # (f(z_h) − s_h)², mean over the components; f is the linear map that fits s_h to E(s_h) best
+    reward: Tensor  # (R(z_{h−1}, a_{h−1}) − r_{h−1})², in the task's own units
+    still: Tensor  # (s_0 − s_h)², as of the observation: if nothing moved
 
 
 @torch.no_grad()
-def open_loop_error(model: WorldModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Errors after 1 to H steps from E(s_0) under the window's actions.
-
-    Args:
-        model: E, F and R.
-        batch: windows, on the model's device.
-
-    Returns:
-        Of the latent [H]: E‖z_h − E(s_h)‖² over the latent's variance in the windows; and of the reward [H]:
-        E(R(z_{h−1}, a_{h−1}) − r_{h−1})² over its variance, both in the task's own units.
-    """
+def open_loop_error(model: WorldModel, batch: Batch) -> OpenLoop:
+    """Unroll the model from the first observations of windows, on the model's device."""
     target = torch.stack([model.encode(obs, batch.task) for obs in batch.obs])  # [H + 1, B, Z]
     z = model.unroll(target[0], batch.action, batch.task)
     latent = (z[1:] - target[1:]).square().sum(-1).mean(1) / target[1:].var((0, 1)).sum()
+    std, mean = torch.std_mean(batch.obs.double(), (0, 1))
+    obs = ((batch.obs - mean) / std)[..., std > 0]
+    read = linear_fit(target.flatten(0, 1), obs.flatten(0, 1))
+    observation, still = ((guess - obs[1:]).square().mean((1, 2)) for guess in (read(z[1:]), obs[:1]))
     reward = model.decode_reward(model.reward(z[:-1], batch.action, batch.task))
-    return latent, (reward - batch.reward).square().mean(1) / batch.reward.var()
+    return OpenLoop(latent, observation, (reward - batch.reward).square().mean(1) / batch.reward.var(), still)
+
+
+def linear_fit(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+    """The map x W + b closest to y in squares; x [N, X] and y [N, Y], or [..., X] and [..., Y] when it is used."""
+
+    def extended(x: Tensor) -> Tensor:
+        return torch.cat([x.double(), torch.ones_like(x[..., :1], dtype=torch.float64)], -1)
+
+    own = extended(x)
+    ridge = RIDGE * len(own) * torch.eye(own.shape[1], dtype=own.dtype, device=own.device)  # SimNorm's columns depend
+    weights = torch.linalg.solve(own.T @ own + ridge, own.T @ y.double())
+    return lambda x: extended(x) @ weights
 
 
 def of_task(batch: Batch, index: int) -> Batch:
@@ -56,9 +80,10 @@ def main() -> None:
     batch = to_device(sampler.sample(), model.action_mask.device)
     print("share of the variance that is wrong")
     for index, task in enumerate(model_config.tasks):
-        latent, reward = open_loop_error(model, of_task(batch, index))
+        found = open_loop_error(model, of_task(batch, index))
         for step in SHOWN:
-            print(f"{task} after {step:2} steps: latent {latent[step - 1]:.1%}, reward {reward[step - 1]:.1%}")
+            shares = [f"{name} {share[step - 1]:.1%}" for name, share in found._asdict().items()]
+            print(f"{task} after {step:2} steps: {', '.join(shares)}")
 
 
 if __name__ == "__main__":

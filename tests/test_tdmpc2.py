@@ -317,6 +317,7 @@ def test_what_is_refused(tmp_path):
     check = lambda settings: lambda: validate(Settings, settings, "here")  # noqa: E731
     refusal(check({"planning": {"samples": 60}}), "elites and prior_samples must not exceed samples, 60")
     refusal(check({"network": {"size": "single"}}), "no Q-functions", "num_q")
+    refusal(check({"network": {"size": "5", "standardise_obs": True}}), "standardise_obs", "data set")
 
 
 @pytest.mark.parametrize("planning", [SEARCH, None], ids=["planning", "policy_only"])
