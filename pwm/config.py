@@ -150,6 +150,7 @@ class ExtractConfig(Config):
     td_lambda: Share = 0.95  # 0: one-step targets
     terminal_weight: Literal["gamma^H", "gamma^(H+1)"] = "gamma^H"  # of V(z_H); the latter is the public code's
     decode_reward: bool = False  # ascend rewards after symexp, in the task's units; the paper: as the head gives them
+    standardise_latents: bool = False  # where actor and critic read them, by the data's; the paper: latents untouched
     actor_units: Units = (400, 200, 100)
     critic_units: Units = (400, 200)
     critics: Positive = 3
@@ -163,8 +164,7 @@ class ExtractConfig(Config):
     critic_minibatches: Positive = 4
     precision: Precision = "float32"
     compile: bool = False  # as above, on a CPU the critic's loss
-    # Neither: from offline data, the world model frozen.
-    finetune: FinetuneConfig | None = None
+    finetune: FinetuneConfig | None = None  # neither: from offline data, the world model frozen
     online: OnlineConfig | None = None
 
     @model_validator(mode="after")
@@ -206,8 +206,8 @@ class PWMLearner(Config):
     def _check(self) -> "PWMLearner":
         if self.policy.online is None or self.policy.horizon < self.model.horizon:
             raise ValueError("policy must have an online block and at least the model's horizon")
-        if self.model.world_model.standardise_obs:
-            raise ValueError("model.world_model.standardise_obs needs a data set, which a learner does not have")
+        if self.model.world_model.standardise_obs or self.policy.standardise_latents:
+            raise ValueError("standardise_obs and standardise_latents need a data set, which a learner does not have")
         if self.random_steps < self.policy.online.num_envs * self.model.horizon:
             raise ValueError(f"random_steps {self.random_steps} fill no window of horizon {self.model.horizon}")
         return self

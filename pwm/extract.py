@@ -31,6 +31,8 @@ from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.world_model import WorldModel
 from pwm.pretrain import build_model, index_of, load_model, make_model_trainer, open_data, to_device
 
+MOMENTS_OF, SMALLEST_STD = 20_000, 1e-3  # observations whose latents `standardise_latents` reads; of a latent's entry
+
 
 def pad(model: WorldModel, obs: np.ndarray, task_index: int) -> tuple[Tensor, Tensor]:
     """A task's observations [N, o] as `model` takes them: zero-padded [N, O], and the task [N], on its device."""
@@ -82,9 +84,30 @@ def value_check(trainer: PolicyTrainer, task_index: int) -> Callable[[Evaluation
 def make_trainer(settings: ExtractConfig, model: WorldModel, device: torch.device) -> PolicyTrainer:
     """Fresh actor and critic on `model`'s latent."""
     latent = model.config.latent_dim
-    actor = Actor(latent, model.action_dim, settings.actor_units).to(device)
-    critic = Critic(latent, settings.critic_units, settings.critics).to(device)
+    actor = make_actor(settings, model).to(device)
+    critic = Critic(latent, settings.critic_units, settings.critics, settings.standardise_latents).to(device)
     return PolicyTrainer(model, actor, critic, settings)
+
+
+def make_actor(settings: ExtractConfig, model: WorldModel) -> Actor:
+    """A fresh actor on `model`'s latent."""
+    standardised = settings.standardise_latents
+    return Actor(model.config.latent_dim, model.action_dim, settings.actor_units, standardised=standardised)
+
+
+@torch.no_grad()
+def standardise_latents(trainer: PolicyTrainer, data: Episodes, task_index: int) -> None:
+    """Give actor and critic the moments of the latents of the data's observations, if they are to have them."""
+    if not trainer.config.standardise_latents:
+        return
+    # Deviation D26: the paper's actor and critic read latents as they are.
+    model = trainer.model
+    sampler = WindowSampler([data], 1, 1, 0, model.observation_dim, model.action_dim)
+    obs, _ = sampler.sample_starts(MOMENTS_OF)
+    task = torch.full((MOMENTS_OF,), task_index)
+    std, mean = torch.std_mean(model.encode(*(x.to(model.action_mask.device) for x in (obs, task))), dim=0)
+    for network in (trainer.actor, trainer.critic):
+        network.standardise.fit(0, mean, std.clamp(min=SMALLEST_STD))
 
 
 class Finetuner:
@@ -156,6 +179,7 @@ def extract(run: runs.Run, model: WorldModel, model_config: ModelConfig, data: E
     sampler = WindowSampler([data], size, horizon, run.config.seed, model.observation_dim, model.action_dim)
     policy = latent_policy(model, trainer.actor, index, get_task(run.config.task).action_dim)
     measure = value_check(trainer, index)
+    standardise_latents(trainer, data, index)
     if state := load_state(run, model_hash):
         trainer.restore(state["trainer"])
         sampler.restore(state["sampler"])
@@ -205,7 +229,7 @@ def load_policy(folder: Path) -> Policy:
     model_config = config.validate(ModelConfig, saved["model"], str(folder / "config.json"))
     settings = config.validate(ExtractConfig, run_config.settings, str(folder / "config.json"))
     model = build_model(model_config.settings, model_config.tasks)
-    actor = Actor(model.config.latent_dim, model.action_dim, settings.actor_units)
+    actor = make_actor(settings, model)
     parts = {"actor": actor}
     parts |= {f"model.{name}": getattr(model, name) for name in ("encoder", "task_embedding", "standardise")}
     for prefix, part in parts.items():  # dynamics and reward are not needed to act

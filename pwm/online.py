@@ -15,7 +15,16 @@ from pwm.data.episodes import Episodes
 from pwm.data.replay import Replay
 from pwm.envs import TaskVectorEnv
 from pwm.evaluate import curve_point, curve_updates, episode_seed
-from pwm.extract import Finetuner, fingerprint, finish, latent_policy, load_state, make_trainer, value_check
+from pwm.extract import (
+    Finetuner,
+    fingerprint,
+    finish,
+    latent_policy,
+    load_state,
+    make_trainer,
+    standardise_latents,
+    value_check,
+)
 from pwm.nn.world_model import WorldModel
 
 
@@ -135,6 +144,7 @@ def train_online(run: runs.Run, model: WorldModel, model_config: ModelConfig, da
     settings = config.validate(ExtractConfig, run.config.settings, "settings")
     online, model_hash = settings.online, fingerprint(model)
     trainer = make_trainer(settings, model, run.device)
+    standardise_latents(trainer, data, 0)
     seed = episode_seed("training", run.config.seed)
     env = envs.make(run.config.task, online.num_envs, seed)
     world = OnlineEnvironment(env, online.replay_capacity, seed, model, data)

@@ -182,20 +182,26 @@ def test_the_exported_policy_is_the_trained_one(finished):
 
 
 def test_the_exported_policy_standardises(tmp_path):
-    settings, config = model_config("hopper"), run_config("hopper", updates=1)
+    """Observations and latents; the latter by the moments of the data's latents."""
+    settings, config = model_config("hopper"), run_config("hopper", updates=1, standardise_latents=True)
     network = settings.settings.world_model.model_copy(update={"standardise_obs": True})
     settings = settings.model_copy(update={"settings": settings.settings.model_copy(update={"world_model": network})})
     torch.manual_seed(4)
     model = build_model(settings.settings, settings.tasks)
     model.standardise.fit(0, torch.full((11,), 5.0), torch.full((11,), 3.0))
-    run = Run(tmp_path / "results" / "run", config)
-    extract(run, model, settings, Episodes.open(write_episodes(tmp_path / "data", "hopper")))
+    run, data = Run(tmp_path / "results" / "run", config), Episodes.open(write_episodes(tmp_path / "data", "hopper"))
+    extract(run, model, settings, data)
     weights = load_file(run.out / "policy" / "model.safetensors")
-    actor = Actor(16, 3, config.settings["actor_units"])
+    actor = Actor(16, 3, config.settings["actor_units"], standardised=True)
     actor.load_state_dict({k.removeprefix("actor."): v for k, v in weights.items() if k.startswith("actor.")})
     obs = np.random.default_rng(0).normal(5.0, 3.0, size=(6, 11)).astype(np.float32)
+    seen = np.concatenate([rows[: n + 1] for rows, n in zip(data.obs, data.length, strict=True)])
     with torch.no_grad():
-        expected = torch.tanh(actor.mean(model.encoder(torch.from_numpy((obs - 5.0) / 3.0)))).numpy()
+        latents, z = (model.encoder(torch.from_numpy((x - 5.0) / 3.0)) for x in (seen, obs))
+        mean, std = actor.standardise.mean[0], actor.standardise.std[0]
+        expected = torch.tanh(actor.mean((z - mean) / std)).numpy()
+    torch.testing.assert_close(mean, latents.mean(0), rtol=0, atol=0.05 * latents.std(0).max().item())
+    torch.testing.assert_close(std, latents.std(0), rtol=0.1, atol=1e-3)
     action = load_policy(run.out / "policy")(obs, np.zeros(6, bool))
     np.testing.assert_allclose(action, expected, rtol=1e-4, atol=1e-5)
 

@@ -32,6 +32,21 @@ def test_simnorm_is_a_softmax_per_group(batch, groups, group, seed):
             assert abs(got.sum().item() - 1) < 1e-5
 
 
+def test_actor_and_critic_read_standardised_latents():
+    """As the same networks do that are given the standardised numbers; before the moments are set, as they are."""
+    torch.manual_seed(0)
+    pairs = [(Actor(6, 2, (8,), standardised=True), Actor(6, 2, (8,)))]
+    pairs.append((Critic(6, (8,), 3, standardised=True), Critic(6, (8,), 3)))
+    z, mean, std = torch.rand(5, 6), torch.rand(6), 0.01 + torch.rand(6)
+    for ours, plain in pairs:
+        plain.load_state_dict({k: v for k, v in ours.state_dict().items() if not k.startswith("standardise.")})
+        torch.testing.assert_close(ours(z), plain(z), rtol=0, atol=0)
+        ours.standardise.fit(0, mean, std)
+        by_hand = torch.tensor([[(x - m) / s for x, m, s in zip(row, mean, std, strict=True)] for row in z])
+        torch.testing.assert_close(ours(z), plain(by_hand), rtol=1e-4, atol=1e-5)
+        assert (ours(z) - plain(z)).abs().max() > 1e-3
+
+
 def test_simnorm_gradient_and_layer():
     x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: simnorm(x, 4), x)

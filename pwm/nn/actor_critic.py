@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pwm.nn.layers import EnsembleLayerNorm, EnsembleLinear, Linear, Mish
+from pwm.nn.layers import EnsembleLayerNorm, EnsembleLinear, Linear, Mish, Standardise
 
 
 class Actor(nn.Module):
@@ -18,12 +18,20 @@ class Actor(nn.Module):
         units: hidden widths; [400, 200, 100] in the paper.
         log_std: initial log standard deviation; −1 in the paper.
         log_std_min: its floor; −1.427 in the paper.
+        standardised: read z standardised by moments that are set later, which the paper does not.
     """
 
     def __init__(
-        self, latent_dim: int, action_dim: int, units: Sequence[int], log_std: float = -1.0, log_std_min: float = -1.427
+        self,
+        latent_dim: int,
+        action_dim: int,
+        units: Sequence[int],
+        log_std: float = -1.0,
+        log_std_min: float = -1.427,
+        standardised: bool = False,
     ) -> None:
         super().__init__()
+        self.standardise = Standardise(1, latent_dim) if standardised else None
         layers: list[nn.Module] = []
         widths = [latent_dim, *units]
         for inputs, outputs in itertools.pairwise(widths):
@@ -42,7 +50,7 @@ class Actor(nn.Module):
         Returns:
             [..., A] in (−1, 1).
         """
-        mean = self.mean(z)
+        mean = self.mean(z if self.standardise is None else self.standardise(z, 0))
         if noise is None:
             return torch.tanh(mean)
         return torch.tanh(mean + self.log_std.exp() * noise)
@@ -60,10 +68,12 @@ class Critic(nn.Module):
         latent_dim: size of z.
         units: hidden widths; [400, 200] in the paper.
         members: ensemble size K; 3 in the paper.
+        standardised: as for the actor.
     """
 
-    def __init__(self, latent_dim: int, units: Sequence[int], members: int) -> None:
+    def __init__(self, latent_dim: int, units: Sequence[int], members: int, standardised: bool = False) -> None:
         super().__init__()
+        self.standardise = Standardise(1, latent_dim) if standardised else None
         gain = 2.0**0.5
         layers: list[nn.Module] = []
         widths = [latent_dim, *units]
@@ -74,7 +84,7 @@ class Critic(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """All members' values of z [B, Z]: [K, B]."""
-        xs = [z] * self.members
+        xs = [z if self.standardise is None else self.standardise(z, 0)] * self.members
         for layer in self.values:
             xs = [layer(x) for x in xs] if isinstance(layer, Mish) else layer(xs)
         return torch.stack(xs).squeeze(-1)

@@ -89,6 +89,29 @@ class Mish(nn.Module):
         return mish(x)
 
 
+class Standardise(nn.Module):
+    """(x − mean) / std, component by component, with moments of each task. At first nothing is changed.
+
+    Args:
+        tasks: number of tasks.
+        features: D; components beyond a task's own, which are padding, stay zero.
+    """
+
+    def __init__(self, tasks: int, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(tasks, features))
+        self.register_buffer("std", torch.ones(tasks, features))
+
+    def fit(self, task: int, mean: Tensor, std: Tensor) -> None:
+        """Set the moments [d] of one task's own components."""
+        self.mean[task, : len(mean)] = mean
+        self.std[task, : len(std)] = std
+
+    def forward(self, x: Tensor, task: Tensor | int) -> Tensor:
+        """[..., B, D] of tasks [B], or of one."""
+        return (x - self.mean[task]) / self.std[task]
+
+
 class NormedLinear(nn.Module):
     """Linear, LayerNorm (or none), activation: the layer of TD-MPC2's world model."""
 

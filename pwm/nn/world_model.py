@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pwm.config import WorldModelConfig
 from pwm.nn import two_hot
-from pwm.nn.layers import EnsembleMLP, Linear, Mish, NormedLinear, SimNorm, products_in
+from pwm.nn.layers import EnsembleMLP, Linear, Mish, NormedLinear, SimNorm, Standardise, products_in
 
 # Range of the policy prior's log standard deviation in TD-MPC2.
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
@@ -190,29 +190,6 @@ class WorldModel(nn.Module):
         """Move the target Q-functions by a share `rate` towards the Q-functions."""
         for target, source in zip(self.target_q_heads.parameters(), self.q_heads.parameters(), strict=True):
             target.lerp_(source, rate)
-
-
-class Standardise(nn.Module):
-    """(obs − mean) / std of each observation's task, component by component. At first nothing is changed.
-
-    Args:
-        tasks: number of tasks.
-        observation_dim: widest observation, O; padding stays zero.
-    """
-
-    def __init__(self, tasks: int, observation_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(tasks, observation_dim))
-        self.register_buffer("std", torch.ones(tasks, observation_dim))
-
-    def fit(self, task: int, mean: Tensor, std: Tensor) -> None:
-        """Set the moments [o] of one task's own components."""
-        self.mean[task, : len(mean)] = mean
-        self.std[task, : len(std)] = std
-
-    def forward(self, obs: Tensor, task: Tensor) -> Tensor:
-        """Observations [..., B, O] of tasks [B], standardised."""
-        return (obs - self.mean[task]) / self.std[task]
 
 
 def _activation(config: WorldModelConfig) -> nn.Module:
