@@ -124,7 +124,8 @@ def policy_updates(size: str, tasks: str, batch_size: int, device: torch.device)
     rivals: dict[str, Callable[[], object]] = {}
     for version, settings in versions(device).items():
         trainer, rivals[version] = policy_update(size, tasks, batch_size, device, settings)
-        rivals.setdefault("plain", partial(PlainPolicy(trainer).update, *rivals[version].args))
+        if "plain" not in rivals:  # it copies the networks
+            rivals["plain"] = partial(PlainPolicy(trainer).update, *rivals[version].args)
     return rivals
 
 
@@ -156,8 +157,9 @@ def model_updates(
         if "compile" in settings and tasks == "multi" and device.type == "cpu":
             continue  # takes minutes to compile
         trainer, rivals[version] = model_update(size, tasks, batch_size, device, settings, horizon)
-        plain = PlainModel(trainer.model, trainer.config, trainer.discount)
-        rivals.setdefault("plain", partial(plain.update, rivals[version].args[0]))
+        if "plain" not in rivals:  # it copies the networks
+            plain = PlainModel(trainer.model, trainer.config, trainer.discount)
+            rivals["plain"] = partial(plain.update, rivals[version].args[0])
     return rivals
 
 
