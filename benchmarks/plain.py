@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pwm.agent import PolicyTrainer
 from pwm.config import ExtractConfig, PretrainConfig
-from pwm.data.windows import Batch
+from pwm.data.batch import Batch
 from pwm.nn import two_hot
 from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.layers import EnsembleMLP, Mish, SimNorm

@@ -1,8 +1,8 @@
 """PWM's policy and world-model updates against the plain versions: python -m benchmarks.updates
 
-Of this package it needs torch, numpy, pydantic and PyYAML alone, no simulator. FLOPs are those of matrix products,
-counted while an update of ours runs; their rate is set against that of one large product of the same precision. On a
-GPU also the updates of the large world models, which the paper has for many tasks, and time and memory by size.
+It needs no package but torch. FLOPs are those of matrix products, counted while an update of ours runs; their rate is set
+against that of one large product of the same precision. On a GPU also the updates of the large world models, which the
+paper has for many tasks, and time and memory by size.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from benchmarks.plain import PlainModel, PlainPolicy
 from benchmarks.timing import ROUNDS, rates, table
 from pwm.agent import PolicyTrainer
 from pwm.config import MODEL_SIZES, ExtractConfig, PretrainConfig, WorldModelConfig
-from pwm.data.windows import Batch
+from pwm.data.batch import Batch
 from pwm.errors import UserError
 from pwm.model_learning import ModelTrainer
 from pwm.nn.actor_critic import Actor, Critic

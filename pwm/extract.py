@@ -21,8 +21,9 @@ from pwm import config, runs
 from pwm.agent import PolicyTrainer
 from pwm.algorithms import Policy
 from pwm.config import ExtractConfig, FinetuneConfig, ModelConfig, PretrainConfig, RunConfig
+from pwm.data.batch import Batch
 from pwm.data.episodes import Episodes
-from pwm.data.windows import Batch, WindowSampler
+from pwm.data.windows import WindowSampler
 from pwm.envs.tasks import get_task
 from pwm.errors import UserError, exit_on_user_error
 from pwm.evaluate import Evaluation, curve_point, curve_updates

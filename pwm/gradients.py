@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from pwm import config, provenance, runs
 from pwm.config import PretrainConfig
-from pwm.data.windows import Batch
+from pwm.data.batch import Batch
 from pwm.envs.differentiable import DifferentiableSimulation
 from pwm.envs.double_pendulum import DoublePendulum
 from pwm.envs.locomotion import BODIES, Simulation, build_model

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pwm.config import PretrainConfig
-from pwm.data.windows import Batch
+from pwm.data.batch import Batch
 from pwm.nn.cuda_graph import graphed
 from pwm.nn.layers import products_in
 from pwm.nn.optimisation import adam, apply_gradients, compiled, linear_decay, permutation, set_rate

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pwm.data.windows import Batch, WindowSampler
+from pwm.data.batch import Batch
+from pwm.data.windows import WindowSampler
 from pwm.errors import exit_on_user_error
 from pwm.nn.world_model import WorldModel
 from pwm.pretrain import load_model, open_data, to_device

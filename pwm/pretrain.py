@@ -11,8 +11,9 @@ import torch
 
 from pwm import config, runs
 from pwm.config import ModelConfig, PretrainConfig
+from pwm.data.batch import Batch
 from pwm.data.episodes import Episodes
-from pwm.data.windows import Ahead, Batch, WindowSampler
+from pwm.data.windows import Ahead, WindowSampler
 from pwm.envs.tasks import get_task
 from pwm.errors import UserError, exit_on_user_error
 from pwm.model_learning import ModelTrainer, discount_factor

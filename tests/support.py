@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pwm.config import EvaluationConfig, ExtractConfig, ModelConfig, PretrainConfig, RunConfig, WorldModelConfig
+from pwm.data.batch import Batch
 from pwm.data.episodes import EpisodeWriter
-from pwm.data.windows import Batch
 from pwm.envs.tasks import get_task
 from pwm.errors import UserError
 from pwm.nn.world_model import WorldModel

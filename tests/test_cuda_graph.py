@@ -10,7 +10,7 @@ import torch
 
 from pwm.agent import PolicyTrainer
 from pwm.config import ExtractConfig, PretrainConfig, WorldModelConfig
-from pwm.data.windows import Batch
+from pwm.data.batch import Batch
 from pwm.model_learning import ModelTrainer
 from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.cuda_graph import CudaGraph, graphed

@@ -12,8 +12,8 @@ from support import TINY, make_batch, make_model, model_config, model_settings, 
 from torch.nn import functional as F
 
 from pwm.config import WorldModelConfig
+from pwm.data.batch import Batch
 from pwm.data.episodes import Episodes, EpisodeWriter
-from pwm.data.windows import Batch
 from pwm.model_learning import ModelTrainer, discount_factor, policy_prior_loss, td_target, world_model_loss
 from pwm.nn.optimisation import apply_gradients, linear_decay
 from pwm.nn.world_model import WorldModel

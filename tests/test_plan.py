@@ -14,7 +14,7 @@ from support import model_settings, refusal, run_config
 from benchmarks.updates import flops
 from pwm import config
 from pwm.config import CollectConfig, ExtractConfig, ModelConfig, PretrainConfig, WorldModelConfig
-from pwm.data.windows import Batch
+from pwm.data.batch import Batch
 from pwm.extract import make_trainer
 from pwm.matrix import Matrix, Resources
 from pwm.model_learning import ModelTrainer

@@ -6,7 +6,7 @@ from support import make_batch, make_model, model_settings
 
 from pwm.agent import objective, rollout
 from pwm.config import ExtractConfig
-from pwm.data.windows import Batch
+from pwm.data.batch import Batch
 from pwm.model_learning import ModelTrainer, world_model_loss
 from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.layers import products_in

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import torch
 
-from pwm.data.windows import Batch
+from pwm.data.batch import Batch
 
 
 class Replay:

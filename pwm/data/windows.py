@@ -5,23 +5,13 @@ import mmap
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from pwm.data.batch import Batch
 from pwm.data.episodes import Episodes
 from pwm.errors import UserError
-
-
-class Batch(NamedTuple):
-    """B windows of H steps, time first, float32; `obs[h + 1]` follows `action[h]`, which earned `reward[h]`."""
-
-    obs: torch.Tensor  # [H + 1, B, O]
-    action: torch.Tensor  # [H, B, A]
-    reward: torch.Tensor  # [H, B]
-    terminated: torch.Tensor  # [H, B], 1 where the task ended the episode: only ever in a window's last step
-    task: torch.Tensor  # [B] int64, index of the data set
 
 
 class WindowSampler:
