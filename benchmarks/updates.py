@@ -1,8 +1,8 @@
 """PWM's policy and world-model updates against the plain versions: python -m benchmarks.updates
 
-It needs no package but torch. FLOPs are those of matrix products, counted while an update of ours runs; their rate is set
-against that of one large product of the same precision. On a GPU also the updates of the large world models, which the
-paper has for many tasks, and time and memory by size.
+It needs no package but torch. FLOPs are those of matrix products, counted while an update of ours runs; their rate is
+set against that of one large product of the same precision. On a GPU also the updates of the large world models, which
+the paper has for many tasks, and time and memory by size.
 """
 
 import argparse
