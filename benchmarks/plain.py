@@ -202,7 +202,7 @@ class PlainModel:
         for h, (action, next_z) in enumerate(zip(batch.action, encoded, strict=True)):
             weight = config.rho**h / horizon
             output = model.reward_output(z, action, batch.task)
-            loss = loss + weight * config.reward_coef * model.reward_loss(output, batch.reward[h]).mean()
+            loss = loss + weight * config.reward_coef * model.reward_loss(output, batch.reward[h], batch.task).mean()
             if self.with_value:
                 joint = model.joint(z, action, batch.task)
                 errors = [model.q_loss(q(joint), targets[h]).mean() for q in self.q_functions]
@@ -278,7 +278,7 @@ class PlainPlanner:
         p, model, total = self.planner, self.model, 0.0
         pair = p.pair()
         for t in range(p.horizon):
-            reward = model.decode_reward(model.reward(z, actions[:, t], task))
+            reward = model.decode_reward(model.reward(z, actions[:, t], task), task)
             total = total + p.discount**t * reward
             z = model.next(z, actions[:, t], task)
         action, _ = model.prior(z, task, p.normal(len(z), 1, actions.shape[2])[:, 0])

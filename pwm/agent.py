@@ -94,7 +94,7 @@ def objective(
     """
     reward = model.reward(path.z, path.action, task)
     if config.decode_reward:
-        reward = model.decode_reward(reward)
+        reward = model.decode_reward(reward, task)
     horizon, batch = reward.shape
     if episodes_end:  # every segment's last latent carries gradient
         value = critic.minimum(path.next_z.flatten(0, 1)).view(horizon, batch)

@@ -75,7 +75,7 @@ def value_check(trainer: PolicyTrainer, task_index: int) -> Callable[[Evaluation
         value = trainer.critic.minimum(model.encode(obs, task)).mean()
         reward = torch.from_numpy(result.rewards).to(obs.device)
         if not config.decode_reward:
-            reward = two_hot.symlog(reward) if model.config.reward_bins else reward / model.reward_scale
+            reward = two_hot.symlog(reward) if model.config.reward_bins else reward / model.reward_scale[task_index]
         discount = config.gamma ** torch.arange(len(reward), dtype=reward.dtype, device=reward.device)
         return {"start_value": value.item(), "discounted_return": (discount @ reward).mean().item()}
 

@@ -142,7 +142,7 @@ def imagined_rewards(model: WorldModel, first_obs: Tensor, action: Sequence[Tens
     """Rewards [H, B] in the system's units along given actions, the model unrolled from E(s_0), open loop."""
     actions, task = torch.stack(list(action)).float(), torch.zeros(len(first_obs), dtype=torch.int64)
     z = model.unroll(model.encode(first_obs.float(), task), actions, task)
-    return model.decode_reward(model.reward(z[:-1], actions, task))
+    return model.decode_reward(model.reward(z[:-1], actions, task), task)
 
 
 class Quality(NamedTuple):

@@ -66,7 +66,7 @@ def world_model_loss(
         for reached, seen, w in blocks(z[1:], next_z.detach(), weight)
     )
     reward = sum(
-        (w * model.reward_loss(model.reward_output(latent, action, task), r).mean(1)).sum()
+        (w * model.reward_loss(model.reward_output(latent, action, task), r, task).mean(1)).sum()
         for latent, action, r, w in blocks(z[:-1], batch.action, batch.reward, weight)
     )
     loss = config.consistency_coef * consistency + config.reward_coef * reward

@@ -120,7 +120,7 @@ def load_official(path: Path, model: WorldModel) -> dict[str, Tensor]:
     state = model.state_dict()
     if mask is not None and not torch.equal(mask, state["action_mask"].to(mask)):
         raise UserError(f"{path}: key '_action_masks' is of other tasks; give the settings the checkpoint's tasks")
-    loaded = {"action_mask": state["action_mask"], "reward_scale": torch.ones(())}
+    loaded = {"action_mask": state["action_mask"], "reward_scale": torch.ones_like(state["reward_scale"])}
     for name in [name for name in state if name not in loaded]:
         loaded[name] = _take(path, found, name, state[name])
     if found:
@@ -128,7 +128,10 @@ def load_official(path: Path, model: WorldModel) -> dict[str, Tensor]:
     if isinstance(rewards, _RunningMeanStd) and not model.config.reward_bins:
         scale = torch.sqrt(rewards.var.float().reshape(()) + 1e-5)
         last = f"reward_head.{len(model.config.units)}.bias"
-        loaded |= {"reward_scale": scale, last: loaded[last] + rewards.mean.float().reshape(()) / scale}
+        loaded |= {
+            "reward_scale": scale.expand_as(state["reward_scale"]).clone(),
+            last: loaded[last] + rewards.mean.float().reshape(()) / scale,
+        }
     return loaded
 
 

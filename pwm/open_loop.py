@@ -45,7 +45,7 @@ def open_loop_error(model: WorldModel, batch: Batch) -> OpenLoop:
     obs = ((batch.obs - mean) / std)[..., std > 0]
     read = linear_fit(target.flatten(0, 1), obs.flatten(0, 1))
     observation, still = ((guess - obs[1:]).square().mean((1, 2)) for guess in (read(z[1:]), obs[:1]))
-    reward = model.decode_reward(model.reward(z[:-1], batch.action, batch.task))
+    reward = model.decode_reward(model.reward(z[:-1], batch.action, batch.task), batch.task)
     return OpenLoop(latent, observation, (reward - batch.reward).square().mean(1) / batch.reward.var(), still)
 
 

@@ -139,7 +139,7 @@ class Planner(PriorActor):
         for epsilon, sequences in blocks(noise, actions):
             latent, total, weight = z.expand(len(sequences), -1, -1), 0.0, 1.0
             for action in sequences.unbind(1):
-                total = total + weight * model.decode_reward(model.reward(latent, action, task))
+                total = total + weight * model.decode_reward(model.reward(latent, action, task), task)
                 latent = model.next(latent, action, task)
                 weight *= self.discount
             action, _ = model.prior(latent, task, epsilon)

@@ -82,9 +82,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(*(part.to(device, non_blocking=True) for part in batch))
 
 
-def reward_std(datasets: list[Episodes]) -> float:
+def reward_std(data: Episodes) -> float:
     """Standard deviation of all rewards in the data, by which a scalar head's rewards are divided; off zero."""
-    return max(float(np.mean([data.meta.statistics.reward_std for data in datasets])), 1e-4)
+    return max(data.meta.statistics.reward_std, 1e-4)
 
 
 def observation_moments(data: Episodes) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +107,7 @@ def pretrain(run: runs.Run, datasets: list[Episodes]) -> None:
     model = build_model(settings, run.config.tasks).to(run.device)
     if not settings.world_model.reward_bins:
         # Deviation D4: the data's standard deviation, known beforehand; the paper divides by a running one.
-        model.reward_scale.fill_(reward_std(datasets))
+        model.reward_scale.copy_(torch.tensor([reward_std(data) for data in datasets]))
     if model.standardise is not None:
         # Deviation D25: the paper's encoder reads observations as they are.
         for index, data in enumerate(datasets):

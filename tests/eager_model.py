@@ -138,10 +138,10 @@ class EagerModel:
         log_p = torch.log(softmax(logits))
         return -((1.0 - (position - below)) * log_p[below] + (position - below) * log_p[below + 1])
 
-    def reward_error(self, output, reward):
+    def reward_error(self, output, reward, task):
         if self.bins:
             return self.cross_entropy(output, float(reward))
-        return (output[0] - reward / self.reward_scale) ** 2
+        return (output[0] - reward / self.reward_scale[task]) ** 2
 
 
 def losses(model, batch, rho, value_target=None, factors=None):
@@ -155,7 +155,8 @@ def losses(model, batch, rho, value_target=None, factors=None):
         latents.append([z])
         for t in range(horizon):
             weight, action = rho**t / (horizon * size), batch.action[t, b]
-            reward = reward + weight * model.reward_error(model.reward_output(z, action, task), batch.reward[t, b])
+            output = model.reward_output(z, action, task)
+            reward = reward + weight * model.reward_error(output, batch.reward[t, b], task)
             if value_target is not None:
                 for k, layers in enumerate(model.q):
                     output = model.q_output(layers, z, action, task, None if factors is None else factors[k, t, b])

@@ -85,9 +85,8 @@ def unroll(problem: Problem, b: int, config, frozen: Frozen | None = None, detac
     for h in range(horizon):
         given = frozen.inputs[h] if frozen else (z.detach() if detach else z)
         action = act(actor, given, noise[h, b])
-        reward = model.reward(z[None], action[None], task)[0]
-        if config.decode_reward:
-            reward = model.decode_reward(reward)
+        reward = model.reward(z[None], action[None], task)
+        reward = (model.decode_reward(reward, task) if config.decode_reward else reward)[0]
         reached = model.next(z[None], action[None], task)[0]
         ended, gone = (bool(script.ends[h, b]), bool(script.terminated[h, b])) if script else (False, False)
         shift = 0.0

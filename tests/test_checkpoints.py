@@ -165,7 +165,7 @@ def test_pwm_checkpoint(tmp_path, pwm_statistics):
     obs, action, task = torch.randn(4, 5), torch.rand(4, 3), torch.zeros(4, dtype=torch.long)
     with torch.no_grad():
         z = model.encode(obs, task)
-        reward = model.decode_reward(model.reward(z, action, task))
+        reward = model.decode_reward(model.reward(z, action, task), task)
         for b in range(4):
             expected_z = formulae.encode(obs[b], 0)
             torch.testing.assert_close(z[b], expected_z)

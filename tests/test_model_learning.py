@@ -48,7 +48,7 @@ def problem(seed, horizon, size, tasks, bins, terminations=False, **network) -> 
     if terminations:
         batch.terminated[-1] = torch.rand(size).round()
     if not bins:
-        model.reward_scale.fill_(1.7)
+        model.reward_scale.copy_(1.7 + torch.arange(tasks))
     return model, copy.deepcopy(model).double(), batch
 
 

@@ -19,7 +19,7 @@ def test_open_loop_errors_window_by_window(bins):
         z = model.encode(batch.obs[0, b : b + 1], task)
         for h in range(3):
             action = batch.action[h, b : b + 1]
-            predicted = model.decode_reward(model.reward(z, action, task)).item()
+            predicted = model.decode_reward(model.reward(z, action, task), task).item()
             off[h] += (predicted - batch.reward[h, b].item()) ** 2 / 7
             z = model.next(z, action, task)
             seen = model.encode(batch.obs[h + 1, b : b + 1], task)

@@ -46,7 +46,7 @@ def problems(draw):
     network = model_settings(bins).world_model.model_copy(update={"latent_dim": latent})
     action_dim, shape = max(action_dims), (sizes["horizon"], sizes["batch"])
     model = random_weights(WorldModel(network, 4, action_dims))
-    model.reward_scale.fill_(1.7)
+    model.reward_scale.copy_(1.7 + torch.arange(len(model.reward_scale)))
     actor = random_weights(Actor(latent, action_dim, actor_units))
     critic = random_weights(Critic(latent, critic_units, config.critics))
     start = torch.rand(sizes["batch"], latent)

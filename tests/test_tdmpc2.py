@@ -70,7 +70,7 @@ class LinearQuadratic:
     def reward(self, x, u, task):
         return -((x @ self.Q) * x).sum(-1) - ((u @ self.R) * u).sum(-1)
 
-    def decode_reward(self, reward):
+    def decode_reward(self, reward, task):
         return reward
 
     def prior(self, x, task, noise=None):

@@ -138,9 +138,10 @@ def test_weights_start_as_a_truncated_normal():
 def test_reward_heads(bins):
     """What the policy reads, its decoding and the loss, by hand for both heads."""
     torch.manual_seed(0)
-    model = make_model(bins=bins)
-    model.reward_scale.fill_(2.5)
-    z, action, task = torch.rand(4, 16), torch.rand(4, 2), torch.zeros(4, dtype=torch.long)
+    model = make_model(bins=bins, action_dims=(2, 1))
+    scale = torch.tensor([2.5, 0.5])
+    model.reward_scale.copy_(scale)
+    z, action, task = torch.rand(4, 16), torch.rand(4, 2), torch.tensor([0, 1, 1, 0])
     output, reward = model.reward_output(z, action, task), torch.tensor([3.0, -1.0, 0.0, 40.0])
     if bins:
         read = torch.stack([(row.softmax(-1) * torch.linspace(-10, 10, bins)).sum() for row in output])
@@ -148,12 +149,12 @@ def test_reward_heads(bins):
         loss = -(two_hot(reward, -10, 10, bins) * output.log_softmax(-1)).sum(-1)
     else:
         read = output[:, 0]
-        decoded = 2.5 * read
-        loss = (read - reward / 2.5) ** 2
+        decoded = scale[task] * read
+        loss = (read - reward / scale[task]) ** 2
     assert read.abs().min() > 1e-3
     torch.testing.assert_close(model.reward(z, action, task), read, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model.decode_reward(read), decoded, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model.reward_loss(output, reward), loss, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.decode_reward(read, task), decoded, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.reward_loss(output, reward, task), loss, rtol=1e-4, atol=1e-5)
 
 
 def test_model_sizes_follow_the_papers_table():

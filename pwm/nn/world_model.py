@@ -43,8 +43,8 @@ class WorldModel(nn.Module):
         self.task_embedding = nn.Embedding(tasks, self.task_dim) if self.task_dim else None
         mask = (torch.arange(self.action_dim) < torch.tensor(action_dims).unsqueeze(-1)).float()
         self.register_buffer("action_mask", mask)  # [tasks, A]
-        # Rewards are divided by this before they are learned: the data's standard deviation for a scalar head, else 1.
-        self.register_buffer("reward_scale", torch.ones(()))
+        # What a task's rewards are divided by before they are learned: for a scalar head their standard deviation, else 1
+        self.register_buffer("reward_scale", torch.ones(tasks))
 
         self.standardise = Standardise(tasks, observation_dim) if config.standardise_obs else None
         latent, bins, units = config.latent_dim, max(config.reward_bins, 1), config.units
@@ -130,14 +130,14 @@ class WorldModel(nn.Module):
             return output.squeeze(-1)
         return two_hot.expectation(output, self.config.reward_low, self.config.reward_high)
 
-    def decode_reward(self, reward: Tensor) -> Tensor:
-        """What `reward` returns, in the task's own units."""
-        return two_hot.symexp(reward) if self.config.reward_bins else reward * self.reward_scale
+    def decode_reward(self, reward: Tensor, task: Tensor) -> Tensor:
+        """What `reward` returns [..., B], in the tasks' own units."""
+        return two_hot.symexp(reward) if self.config.reward_bins else reward * self.reward_scale[task]
 
-    def reward_loss(self, output: Tensor, reward: Tensor) -> Tensor:
-        """Loss of `reward_output` against rewards [...] in the task's units: squared error or soft cross-entropy."""
+    def reward_loss(self, output: Tensor, reward: Tensor, task: Tensor) -> Tensor:
+        """Loss of `reward_output` against rewards [..., B] in the tasks' units: squared error or soft cross-entropy."""
         if not self.config.reward_bins:
-            return F.mse_loss(output.squeeze(-1), reward / self.reward_scale, reduction="none")
+            return F.mse_loss(output.squeeze(-1), reward / self.reward_scale[task], reduction="none")
         return two_hot.two_hot_loss(output, reward, self.config.reward_low, self.config.reward_high)
 
     def q_output(self, z: Tensor, action: Tensor, task: Tensor) -> Tensor:
