@@ -50,6 +50,7 @@ class Settings(Config):
     planning: Planning | None = Planning()  # none: the policy prior acts
     horizon: Positive = 3  # of plans, and of the windows that the model learns from
     precision: Precision = "float32"
+    compile: bool = False  # as for the world model, and on a GPU the search
     network: WorldModelConfig = WorldModelConfig(size="5")
     env_steps: Positive = 1_000_000  # decisions, over all environments
     num_envs: Positive = 1
@@ -105,7 +106,7 @@ def _objective(settings: Settings) -> PretrainConfig:
     weighs 1e-4, 5 Q-functions with dropout 0.01 over 101 bins: defaults of `PretrainConfig` and `WorldModelConfig`.
     """
     shared = ("batch_size", "horizon", "learning_rate", "encoder_lr_scale", "rho", "consistency_coef", "reward_coef")
-    same = {name: getattr(settings, name) for name in (*shared, "precision")}
+    same = {name: getattr(settings, name) for name in (*shared, "precision", "compile")}
     return PretrainConfig(world_model=settings.network, final_lr=settings.learning_rate, **same)
 
 
@@ -118,7 +119,8 @@ def _actor(model: "WorldModel", run_config: RunConfig, settings: Settings) -> "P
     if settings.planning is None:
         return PriorActor(model, **common)
     discount = discount_factor(get_task(run_config.task).episode_length)  # 5. it follows the episode's length
-    return Planner(model, discount, settings.horizon, **settings.planning.model_dump(), **common)
+    search = settings.planning.model_dump()
+    return Planner(model, discount, settings.horizon, **search, **common, compile=settings.compile)
 
 
 def _policy(model: "WorldModel", index: int, run_config: RunConfig, settings: Settings) -> Policy:

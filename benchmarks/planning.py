@@ -4,8 +4,10 @@ At the 5M size, for one task of 6 actions. The plain version plans for one envir
 """
 
 import argparse
+import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -16,12 +18,12 @@ from benchmarks.updates import (
     ACTION_DIMS,
     HEADER,
     OBSERVATION_DIM,
-    PRECISIONS,
     compare,
     conditions,
     model_updates,
     product_rates,
 )
+from benchmarks.updates import versions as all_versions
 from pwm.config import WorldModelConfig
 from pwm.nn.world_model import WorldModel
 from pwm.planning import Planner
@@ -36,17 +38,26 @@ def plans(environments: int, device: torch.device, **sizes: int) -> dict[str, Ca
     task = torch.zeros(environments, dtype=torch.long, device=device)
     with torch.no_grad():
         z = model.encode(torch.randn(environments, OBSERVATION_DIM, device=device), task)
-    search = Planning(**sizes).model_dump()
     begins = torch.ones_like(task, dtype=torch.bool)
-    planners = {name: Planner(model, 0.99, HORIZON, **search, precision=name, seed=0) for name in PRECISIONS}
-    ours = {name: partial(planner, z, task, begins) for name, planner in planners.items()}
-    return {"plain": partial(PlainPlanner(planners["float32"]).plan, z, task)} | ours
+    rivals: dict[str, Callable[[], object]] = {}
+    for version, settings in versions(device).items():
+        settings = {"precision": "float32", **Planning(**sizes).model_dump(), **settings}
+        planner = Planner(copy.deepcopy(model), 0.99, HORIZON, **settings, seed=0)
+        rivals[version] = partial(planner, z, task, begins)
+        if "plain" not in rivals:  # it copies the networks
+            rivals["plain"] = partial(PlainPlanner(planner).plan, z, task)
+    return rivals
+
+
+def versions(device: torch.device) -> dict[str, dict[str, Any]]:
+    """Those of the other updates, but compiled ones on a GPU alone: the search is compiled nowhere else."""
+    return {name: s for name, s in all_versions(device).items() if device.type == "cuda" or "compile" not in s}
 
 
 def updates(device: torch.device, batch_size: int = 256) -> dict[str, Callable[[], object]]:
     """An update of the model, with Q-functions and policy prior, on windows of 3 steps."""
     rivals = model_updates("5", "single", batch_size, device, HORIZON)
-    return {name: work for name, work in rivals.items() if name in ("plain", *PRECISIONS)}
+    return {name: work for name, work in rivals.items() if name == "plain" or name in versions(device)}
 
 
 def report(device: torch.device, rounds: int = ROUNDS) -> str:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from pwm.model_learning import blocks
+from pwm.nn.cuda_graph import graphed
 from pwm.nn.layers import products_in
+from pwm.nn.optimisation import permutation
 from pwm.nn.world_model import WorldModel
 
 STD_MIN, STD_MAX = 0.05, 2.0  # of the Gaussian that sequences are drawn from; it begins with the larger
@@ -73,6 +75,7 @@ class Planner(PriorActor):
         elites: E, how many of them the fit is to.
         prior_samples: how many of them the policy prior acts out in the model; the rest come from the Gaussian.
         precision, seed: as above.
+        compile: on a GPU, search as one CUDA graph of compiled networks; the number of environments may not change.
     """
 
     def __init__(
@@ -86,21 +89,33 @@ class Planner(PriorActor):
         prior_samples: int,
         precision: str,
         seed: int,
+        compile: bool = False,
     ) -> None:
         super().__init__(model, precision, seed)
         self.discount, self.horizon = discount, horizon
         self.iterations = iterations + MORE_ITERATIONS * (model.action_dim >= WIDE_ACTION)
         self.samples, self.elites, self.prior_samples = samples, elites, prior_samples
         self.mean: Tensor | None = None  # [H, B, A], where the last search ended
+        device = self.generator.device
+        self._fastest_search = graphed(self._search, compile, device, model.children(), self.generator)
 
     @torch.no_grad()
     def __call__(self, z: Tensor, task: Tensor, first: Tensor, explore: bool = False) -> Tensor:
         """As `PriorActor`: the first action of one of the elites; `explore` adds the Gaussian's noise to it."""
         mask = self.model.action_mask[task]
-        shape = self.horizon, *mask.shape
-        last = z.new_zeros(shape) if self.mean is None else self.mean
+        last = z.new_zeros(self.horizon, *mask.shape) if self.mean is None else self.mean
         # Warm start: the last plan, one step on; none where an episode begins.
-        mean = torch.cat([last[1:], torch.zeros_like(last[:1])]) * ~first.unsqueeze(-1)
+        start = torch.cat([last[1:], torch.zeros_like(last[:1])]) * ~first.unsqueeze(-1)
+        found = self._fastest_search(z, task, start)
+        self.mean, action = found["mean"], found["action"]
+        if explore:
+            action = action + found["std"] * self.normal(*mask.shape)
+        return action.clamp(-1.0, 1.0) * mask
+
+    def _search(self, z: Tensor, task: Tensor, mean: Tensor) -> dict[str, Tensor]:
+        """From a Gaussian's `mean` [H, B, A]: the last fit's, an elite's first `action` [B, A] and the `std` there."""
+        mask = self.model.action_mask[task]
+        shape = self.horizon, *mask.shape
         std = torch.full_like(mean, STD_MAX)
         with products_in(self.precision, z.device):
             proposed = self._propose(z, task)
@@ -113,13 +128,10 @@ class Planner(PriorActor):
                 share = weight[:, None, :, None]
                 mean = (share * elites).sum(0)
                 std = (share * (elites - mean).square()).sum(0).sqrt().clamp(STD_MIN, STD_MAX)
-        self.mean = mean
         # The smallest of exponential times with rates `weight`: elite k in a share `weight` of all draws.
         chosen = (self.exponential(*weight.shape) / weight).argmin(0)
         action = elites[chosen, 0, torch.arange(len(z), device=z.device)]
-        if explore:
-            action = action + std[0] * self.normal(*mask.shape)
-        return action.clamp(-1.0, 1.0) * mask
+        return {"mean": mean, "action": action, "std": std[0]}
 
     def _propose(self, z: Tensor, task: Tensor) -> Tensor:
         """Sequences of the policy prior, acted out in the model: [P, H, B, A]."""
@@ -148,7 +160,7 @@ class Planner(PriorActor):
 
     def pair(self) -> Tensor:
         """Two different Q-functions at random."""
-        return torch.randperm(self.model.config.num_q, generator=self.generator, device=self.generator.device)[:2]
+        return permutation(self.model.config.num_q, self.generator.device, self.generator)[:2]
 
     def exponential(self, *shape: int) -> Tensor:
         """Exponential numbers of rate 1; the last axis is B."""

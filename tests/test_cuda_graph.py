@@ -15,6 +15,7 @@ from pwm.model_learning import ModelTrainer
 from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.cuda_graph import CudaGraph, graphed
 from pwm.nn.world_model import WorldModel
+from pwm.planning import Planner
 
 UPDATES = CudaGraph.WARM_UP + 5
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -90,6 +91,25 @@ def test_policy_update():
         ours, theirs = getattr(fast, part).state_dict(), getattr(eager, part).state_dict()
         torch.testing.assert_close(dict(ours), dict(theirs), rtol=1e-3, atol=1e-4)
     assert fast.return_scale.state() == pytest.approx(eager.return_scale.state(), rel=1e-4)
+
+
+@on_gpu
+def test_planning():
+    """The same actions, with exploration that draws from the search's generator between searches, and the same plan."""
+    model, search = make_model(2, reward_bins=11, num_q=3).eval(), {"samples": 40, "elites": 6, "prior_samples": 5}
+    planners = [
+        Planner(copy.deepcopy(model), 0.9, 3, 4, **search, precision="float32", seed=0, compile=compile)
+        for compile in (False, True)
+    ]
+    first = torch.ones(16, dtype=torch.bool).cuda()
+    for batch in batches(2):
+        with torch.no_grad():
+            z = model.encode(batch.obs[0], batch.task)
+        actions = [planner(z, batch.task, first, explore=True) for planner in planners]
+        torch.testing.assert_close(actions[1], actions[0], rtol=1e-3, atol=1e-4)
+        first = batch.obs[1, :, 0] > 0
+    torch.testing.assert_close(planners[1].mean, planners[0].mean, rtol=1e-3, atol=1e-4)
+    assert actions[0].std() > 0.1 and planners[0].mean.std() > 0.1
 
 
 @on_gpu

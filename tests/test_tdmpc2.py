@@ -50,6 +50,7 @@ class LinearQuadratic:
     """x' = A x + B u, reward −(x'Q x + u'R u); the Q-functions are exact: V(x) = −x'P x, P of Riccati's equation."""
 
     config = SimpleNamespace(num_q=2)
+    children = staticmethod(tuple)
     action_dim, gamma = 2, 0.95
     A = torch.tensor([[1.0, 0.2], [-0.1, 0.9]])
     B = torch.tensor([[0.1, 0.0], [0.3, 0.4]])

@@ -19,8 +19,9 @@ class CudaGraph:
 
     WARM_UP = 3
 
-    def __init__(self, function: Step) -> None:
-        self._function = function
+    def __init__(self, function: Step, generator: torch.Generator | None = None) -> None:
+        """`generator`: what the function draws from, where that is not torch's own."""
+        self._function, self._generator = function, generator
         self._calls = 0
         self._stream = torch.cuda.Stream()  # work on the default stream cannot be recorded
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -51,21 +52,30 @@ class CudaGraph:
     def _record(self, arguments: Iterable[Tensor]) -> None:
         self._arguments = [argument.clone() for argument in arguments]
         self._graph = torch.cuda.CUDAGraph()
+        if self._generator is not None:
+            self._graph.register_generator_state(self._generator)
         with torch.cuda.graph(self._graph, stream=self._stream):
             self._results = self._function(*self._arguments)
 
 
-def graphed(step: Step, wanted: bool, device: torch.device, networks: Iterable[nn.Module]) -> Step:
+def graphed(
+    step: Step,
+    wanted: bool,
+    device: torch.device,
+    networks: Iterable[nn.Module],
+    generator: torch.Generator | None = None,
+) -> Step:
     """`step` as a CUDA graph, its networks by torch.compile, if that is wanted and on a GPU; else as it is.
 
     Args:
-        step: an update, of tensors.
+        step: an update or a search, of tensors.
         wanted: the setting `compile`.
         device: where it runs.
         networks: the parts whose forward and backward passes are to be compiled, in place.
+        generator: as for `CudaGraph`.
     """
     if not wanted or device.type != "cuda":
         return step
     for network in networks:
         network.compile(dynamic=False)
-    return CudaGraph(step)
+    return CudaGraph(step, generator)

@@ -47,9 +47,11 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = own
 
 
-def permutation(n: int, device: torch.device) -> Tensor:
+def permutation(n: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
     """A random order of n. torch.randperm draws a short one on the host, from where a CUDA graph cannot take it."""
-    return torch.randperm(n) if device.type == "cpu" else torch.rand(n, device=device).argsort()
+    if device.type == "cpu":
+        return torch.randperm(n, generator=generator)
+    return torch.rand(n, device=device, generator=generator).argsort()
 
 
 def apply_gradients(

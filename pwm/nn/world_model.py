@@ -43,7 +43,7 @@ class WorldModel(nn.Module):
         self.task_embedding = nn.Embedding(tasks, self.task_dim) if self.task_dim else None
         mask = (torch.arange(self.action_dim) < torch.tensor(action_dims).unsqueeze(-1)).float()
         self.register_buffer("action_mask", mask)  # [tasks, A]
-        # What a task's rewards are divided by before they are learned: for a scalar head their standard deviation, else 1
+        # Divides a task's rewards before they are learned: their standard deviation for a scalar head, else 1.
         self.register_buffer("reward_scale", torch.ones(tasks))
 
         self.standardise = Standardise(tasks, observation_dim) if config.standardise_obs else None
