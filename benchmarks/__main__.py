@@ -22,9 +22,10 @@ def machine() -> str:
 if __name__ == "__main__":
     argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__).parse_args()
     device = default_device()
+    where = "" if device.type == "cpu" else "_gpu"
     sections = {
-        "updates" if device.type == "cpu" else "updates_gpu": lambda: f"{machine()} {updates.report(device)}",
-        "planning": lambda: planning.report(device),
+        f"updates{where}": lambda: f"{machine()} {updates.report(device)}",
+        f"planning{where}": lambda: f"{machine()} {planning.report(device)}",
         "sampling": sampling.report,
         "environments": environments.report,
         "gradients": gradients.report,

@@ -60,7 +60,7 @@ def apply_gradients(
     """Clip the gradients' global norm to `limit`, take one optimiser step, return the norm before clipping."""
     parameters = list(parameters)
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+        parameter.grad = gradient.contiguous()  # compiled networks return some with padded rows, which Adam refuses
     norm = nn.utils.clip_grad_norm_(parameters, limit)
     optimiser.step()
     return norm
