@@ -32,6 +32,12 @@ class Rollout(NamedTuple):
     terminated: Tensor  # [H, B]
 
 
+def imagine(model: WorldModel, actor: Actor, z: Tensor, task: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of the model under the policy: the action a [B, A], for which z [B, Z] is detached, and F(z, a)."""
+    action = actor(z.detach(), epsilon)
+    return action, model.next(z, action, task)
+
+
 def rollout(
     model: WorldModel,
     actor: Actor,
@@ -40,6 +46,7 @@ def rollout(
     noise: Tensor,
     environment: Environment | None = None,
     reencode: bool = False,
+    step: Callable[..., tuple[Tensor, Tensor]] = imagine,
 ) -> Rollout:
     """Unroll the policy through the model with its gradient; the policy's own input z is detached.
 
@@ -54,12 +61,13 @@ def rollout(
             value E(s_{h+1}) of the real observation and the gradient of F(z_h, a_h). So the policy acts on what it sees
             when it is evaluated, rewards and values are read there, and the model is left to give the Jacobians (Heess
             et al. 2015, SVG(∞)). The latent that an episode's last step reached stays the model's.
+        step: `imagine`, or the same compiled.
     """
     steps: list[tuple[Tensor, ...]] = []
     never = torch.zeros(z.shape[0], device=z.device)
     for epsilon in noise:
-        action = actor(z.detach(), epsilon)
-        next_z = following = model.next(z, action, task)
+        action, next_z = step(model, actor, z, task, epsilon)
+        following = next_z
         ends, terminated = never, never
         if environment is not None:
             ends, terminated, seen = environment(action.detach())
@@ -203,6 +211,8 @@ class PolicyTrainer:
         self.critic_optimiser = adam(critic.parameters(), config.critic_lr, device, betas=config.betas)
         self.return_scale = RunningVariance(device=device)
         self.updates = 0
+        self._imagine = compiled(imagine, config.compile, device)
+        self._objective = compiled(objective, config.compile, device)
         self._critic_loss = compiled(critic_loss, config.compile, device)
         networks = (*model.children(), actor.mean, critic)
         self._offline_step = graphed(self._step, config.compile and config.online is None, device, networks)
@@ -231,8 +241,8 @@ class PolicyTrainer:
         parameters = list(self.actor.parameters())
         with frozen(self.model, self.critic):
             with products_in(config.precision, z.device):
-                path = rollout(self.model, self.actor, z, task, noise, environment, reencode)
-                worth = objective(self.model, self.critic, path, task, config, environment is not None)
+                path = rollout(self.model, self.actor, z, task, noise, environment, reencode, self._imagine)
+                worth = self._objective(self.model, self.critic, path, task, config, environment is not None)
             self.return_scale.update(worth.returns.detach())
             loss = -worth.returns.mean() / self.return_scale.std.to(z.dtype)
             gradients = torch.autograd.grad(loss, parameters)

@@ -26,6 +26,9 @@ def simnorm(x: Tensor, group: int) -> Tensor:
     return F.softmax(groups, dim=-2).transpose(-1, -2).flatten(-2)
 
 
+PIECE = 2**16  # numbers that stay in the cache while `_MishFunction` passes over them, and are enough for two threads
+
+
 class _MishFunction(torch.autograd.Function):
     """Mish with one exponential and few passes over memory; the derivative is computed along with the value.
 
@@ -35,13 +38,16 @@ class _MishFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
-        w = x.clamp(max=20.0).exp_()
-        n = (w + 2.0).mul_(w)
-        r = (n + 2.0).reciprocal_()
-        y = (n * r).mul_(x)
-        if ctx.needs_input_grad[0]:
-            slope = n.addcmul_((w + 1.0).mul_(w).mul_(x), r, value=4.0).mul_(r)
-            ctx.save_for_backward(slope)
+        y, slope = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
+        size = max(x.numel(), 1) if torch.compiler.is_compiling() else PIECE
+        for part, value, n in zip(*(numbers.flatten().split(size) for numbers in (x, y, slope)), strict=True):
+            w = part.clamp(max=20.0).exp_()
+            torch.add(w, 2.0, out=n).mul_(w)
+            r = (n + 2.0).reciprocal_()
+            torch.mul(n, r, out=value).mul_(part)
+            if ctx.needs_input_grad[0]:
+                n.addcmul_(w.neg_().add_(n).mul_(part), r, value=4.0).mul_(r)  # w (w + 1) = n - w
+        ctx.save_for_backward(slope)
         return y
 
     @staticmethod
