@@ -26,7 +26,7 @@ def simnorm(x: Tensor, group: int) -> Tensor:
     return F.softmax(groups, dim=-2).transpose(-1, -2).flatten(-2)
 
 
-PIECE = 2**16  # numbers that stay in the cache while `_MishFunction` passes over them, and are enough for two threads
+PIECE = 2**16  # numbers that stay in a core's cache while `_MishFunction` passes over them
 
 
 class _MishFunction(torch.autograd.Function):
@@ -39,7 +39,8 @@ class _MishFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
         y, slope = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
-        size = max(x.numel(), 1) if torch.compiler.is_compiling() else PIECE
+        whole = torch.compiler.is_compiling() or x.device.type != "cpu"
+        size = max(x.numel(), 1) if whole else PIECE * torch.get_num_threads()
         for part, value, n in zip(*(numbers.flatten().split(size) for numbers in (x, y, slope)), strict=True):
             w = part.clamp(max=20.0).exp_()
             torch.add(w, 2.0, out=n).mul_(w)
