@@ -1,0 +1,73 @@
+"""Counting of faults, and how single files are damaged."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Rows of docs/reliability.md: what is done, and what it means to survive it.
+KINDS = {
+    "data": ("data set: a file cut off or a bit flipped", "named and refused, or read as it was written"),
+    "checkpoint": ("checkpoint: a file cut off or a bit flipped", "named and refused, or read as it was written"),
+    "state": ("state of a killed run: cut off or a bit flipped", "the one before is taken; both damaged: refused"),
+    "results": ("run's metrics, scores or manifest: likewise", "named and refused, or collated as they were"),
+    "collated": (
+        "collated CSV file or its checksums.json: likewise",
+        "named and refused, or read as it was written",
+    ),
+    "config": ("run's, model's or data set's config.yaml: likewise", "refused when read or when collated, or the same"),
+}
+
+
+class Tally:
+    """Faults of one kind: how many were tried, and which were lost, with why."""
+
+    def __init__(self) -> None:
+        self.tried = 0
+        self.lost: list[str] = []
+
+    @contextmanager
+    def fault(self, what: str) -> Iterator[None]:
+        """Try one fault: what is raised inside means that it was not survived."""
+        self.tried += 1
+        try:
+            yield
+        except (Exception, SystemExit, pytest.fail.Exception) as error:
+            self.lost.append(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+def table(tallies: dict[str, Tally]) -> str:
+    """Rows of docs/reliability.md; a kind that could not be tried here says so."""
+    lines = ["| fault | to survive is | tried | survived | lost |", "|---|---|--:|--:|--:|"]
+    for kind, (what, survival) in KINDS.items():
+        tally = tallies.get(kind)
+        numbers = (tally.tried, tally.tried - len(tally.lost), len(tally.lost)) if tally else ("not tried", "–", "–")
+        lines.append(f"| {what} | {survival} | {' | '.join(map(str, numbers))} |")
+    return "\n".join(lines)
+
+
+def cut(content: bytes, rng: np.random.Generator) -> bytes:
+    """The file as a full disk or a killed copy leaves it."""
+    return content[: rng.integers(len(content))]
+
+
+def flip(content: bytes, rng: np.random.Generator) -> bytes:
+    """One bit turned."""
+    spoilt, bit = bytearray(content), rng.integers(8 * len(content))
+    spoilt[bit // 8] ^= 1 << bit % 8
+    return bytes(spoilt)
+
+
+DAMAGES: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {"cut": cut, "flip": flip}
+
+
+def damaged(file: Path, times: int, rng: np.random.Generator) -> Iterator[str]:
+    """Damage a file in `times` ways, one after the other; it is whole again at the end. Yields the way's name."""
+    whole = file.read_bytes()
+    for number in range(times):
+        way = [*DAMAGES][number % len(DAMAGES)]
+        file.write_bytes(DAMAGES[way](whole, rng))
+        yield f"{file.name}, {way} {number}"
+    file.write_bytes(whole)
