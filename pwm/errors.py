@@ -8,6 +8,9 @@ from collections.abc import Callable
 class UserError(Exception):
     """Something the user can mend. Its message is one line that names the thing and the mend."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message.replace("\n", " "))  # a name that it quotes may hold some
+
 
 def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a command's `main` so that a `UserError` prints one line to stderr and exits with code 2.

@@ -18,6 +18,12 @@ KINDS = {
         "named and refused, or read as it was written",
     ),
     "config": ("run's, model's or data set's config.yaml: likewise", "refused when read or when collated, or the same"),
+    "malformed": ("malformed scale: a wrong value, key or file", "refused before any job, in one line that names it"),
+    "pickle": ("pickle that acts when loaded, in any file", "never executed; refused by name"),
+    "path": ("path that leads out of an archive or data set", "nothing is written there"),
+    "yaml": ("YAML that makes objects, or means billions of entries", "never executed or written out; refused by name"),
+    "shell": ("shell metacharacters in paths, names and settings", "refused by name, or taken as they are"),
+    "command line": ("malformed command line", "refused before any job, in one line that names it"),
 }
 
 
