@@ -23,6 +23,13 @@ KINDS = {
     "path": ("path that leads out of an archive or data set", "nothing is written there"),
     "yaml": ("YAML that makes objects, or means billions of entries", "never executed or written out; refused by name"),
     "shell": ("shell metacharacters in paths, names and settings", "refused by name, or taken as they are"),
+    "hang": ("worker process that hangs in one of its commands", "an error says so, and no process is left"),
+    "diverging": (
+        "training that diverges to NaN or without bound",
+        "the run names the metric and keeps its state",
+    ),
+    "memory": ("stage that needs more memory than there is", "it says so in one line and leaves no output"),
+    "alone": ("one of these in a job of a workflow", "others finish; log and collated results tell of it"),
     "command line": ("malformed command line", "refused before any job, in one line that names it"),
 }
 
