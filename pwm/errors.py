@@ -30,7 +30,7 @@ def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
         except FloatingPointError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
-        except (MemoryError, RuntimeError, OSError) as error:
+        except Exception as error:  # libraries have kinds of their own for it
             if not (short := _shortage(error)):
                 raise
             reason = " ".join(str(error).split())[:200]
@@ -41,9 +41,10 @@ def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def _shortage(error: BaseException) -> str | None:
-    """What the machine ran out of, if that is what raised the error, by itself or on the way."""
+    """What the machine ran out of, if that is what raised the error, or one that came before it."""
     if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
         return "memory"
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return "disk space"
-    return _shortage(error.__cause__) if error.__cause__ else None
+    before = error.__cause__ or error.__context__
+    return _shortage(before) if before else None

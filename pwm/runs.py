@@ -240,7 +240,12 @@ class Run:
             "numpy_rng": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
         }
         temporary = self.state_folder / "state.pt.tmp"
-        torch.save(whole, temporary)
+        try:
+            with temporary.open("wb") as file:  # torch's own way to write to a path does not say that a disk is full
+                torch.save(whole, file)
+        except BaseException:
+            temporary.unlink()  # what there is of it would keep the disk full
+            raise
         state = self.state_folder / "state.pt"
         if state.exists():
             state.replace(self.state_folder / "previous.pt")
@@ -310,7 +315,9 @@ class Run:
             if item.name == "config.yaml" and target.exists():  # the same, and an input that must not look newer
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(item, target)
+            arriving = target.with_name(target.name + ".tmp")  # a move to another disk is a copy
+            shutil.move(item, arriving)
+            arriving.replace(target)
         if self._writer:
             self._writer.close()
         self.discard_state()

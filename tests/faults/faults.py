@@ -30,6 +30,7 @@ KINDS = {
     ),
     "memory": ("stage that needs more memory than there is", "it says so in one line and leaves no output"),
     "alone": ("one of these in a job of a workflow", "others finish; log and collated results tell of it"),
+    "disk": ("full disk, at different moments of each stage", "one line says so, no half output, and it goes on later"),
     "command line": ("malformed command line", "refused before any job, in one line that names it"),
 }
 
