@@ -1,6 +1,7 @@
 """Runs that break: by numbers, by a worker that hangs, by memory. Each says why; the others of a workflow finish."""
 
 import importlib
+import itertools
 import os
 import resource
 import signal
@@ -21,6 +22,7 @@ from pwm.collect import collect
 from pwm.config import CollectConfig, DataConfig, dump
 from pwm.data.episodes import Episodes, EpisodeWriter
 from pwm.envs import parallel
+from pwm.envs.parallel import ParallelVectorEnv
 from pwm.envs.tasks import get_task
 from pwm.extract import extract
 from pwm.online import train_online
@@ -38,26 +40,29 @@ def states_lie_in_the_tests_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("worker", [0, 1])
-@pytest.mark.parametrize("command", ["advance", "begin", "seed", "snapshot", "revert"])
-def test_workers_that_hang(monkeypatch, faults, worker, command):
+COMMANDS: dict[str, Callable[[ParallelVectorEnv, dict], object]] = {
+    "advance": lambda env, state: env.step(np.zeros(env.action_space.shape)),
+    "begin": lambda env, state: env.reset(),
+    "seed": lambda env, state: env.reset(seed=3),
+    "snapshot": lambda env, state: env._snapshot(),
+    "revert": lambda env, state: env._revert(state),
+}
+
+
+def test_workers_that_hang(monkeypatch, faults, thorough):
+    """Each of two workers, stopped before each of the commands."""
     monkeypatch.setattr(parallel, "ANSWER_TIME", 1)
     monkeypatch.setattr(parallel, "CLOSING_TIME", 0.5)
-    env = picky()
-    env.reset()
-    group, state = launcher(env), env._snapshot()
-    commands: dict[str, Callable[[], object]] = {
-        "advance": lambda: env.step(np.zeros(env.action_space.shape)),
-        "begin": env.reset,
-        "seed": lambda: env.reset(seed=3),
-        "snapshot": env._snapshot,
-        "revert": lambda: env._revert(state),
-    }
-    os.kill(sorted(members(group) - {group})[worker], signal.SIGSTOP)
-    with faults("hang") as tally, tally.fault(f"{command}, worker {worker}"):
-        with pytest.raises(RuntimeError, match="number: a worker has not answered for 1 s"):
-            commands[command]()
-        assert_ends(group)
+    with faults("hang") as tally:
+        for command, worker in [*itertools.product(COMMANDS, range(2))][:: 1 if thorough else 5]:
+            env = picky()
+            env.reset()
+            group, state = launcher(env), env._snapshot()
+            os.kill(sorted(members(group) - {group})[worker], signal.SIGSTOP)
+            with tally.fault(f"{command}, worker {worker}"):
+                with pytest.raises(RuntimeError, match="number: a worker has not answered for 1 s"):
+                    COMMANDS[command](env, state)
+                assert_ends(group)
 
 
 def diverging_runs(folder: Path) -> dict[str, Callable[[], object]]:
