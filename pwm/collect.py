@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     data_config = config.load(DataConfig, args.config)
+    get_task(data_config.task)  # refused before anything is written
     collect(Run(args.out, data_config), args.out)
 
 

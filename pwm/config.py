@@ -69,8 +69,8 @@ class WorldModelConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_from_size(cls, data: dict[str, Any]) -> dict[str, Any]:
-        return {**MODEL_SIZES.get(str(data.get("size", "single")), {}), **data}
+    def _fill_from_size(cls, data: Any) -> Any:
+        return {**MODEL_SIZES.get(str(data.get("size", "single")), {}), **data} if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _check(self) -> "WorldModelConfig":

@@ -1,5 +1,6 @@
-"""The one way a user's mistake leaves the program: a single line and exit code 2."""
+"""The ways a program ends early: a single line, with exit code 2 for a user's mistake and 1 for a run that broke."""
 
+import errno
 import functools
 import sys
 from collections.abc import Callable
@@ -8,11 +9,15 @@ from collections.abc import Callable
 class UserError(Exception):
     """Something the user can mend. Its message is one line that names the thing and the mend."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message.replace("\n", " "))  # a name that it quotes may hold some
+
 
 def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a command's `main` so that a `UserError` prints one line to stderr and exits with code 2.
 
-    So does training that diverged (`pwm.runs.Run.watch`), with code 1.
+    So does what ends a run without being anybody's mistake in the code, with code 1: training that diverged
+    (`pwm.runs.Run.watch`), and a machine that has no memory or disk left.
     """
 
     @functools.wraps(main)
@@ -25,5 +30,21 @@ def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
         except FloatingPointError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
+        except Exception as error:  # libraries have kinds of their own for it
+            if not (short := _shortage(error)):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            print(f"error: no {short} left ({reason}); make room and start this again", file=sys.stderr)
+            sys.exit(1)
 
     return wrapped
+
+
+def _shortage(error: BaseException) -> str | None:
+    """What the machine ran out of, if that is what raised the error, or one that came before it."""
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+        return "memory"
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+        return "disk space"
+    before = error.__cause__ or error.__context__
+    return _shortage(before) if before else None

@@ -4,7 +4,6 @@ python -m pwm.evaluate --run RUN_FOLDER --episodes 10
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pwm.algorithms import Policy
 from pwm.config import AnyConfig, RunConfig
 from pwm.envs.tasks import RETURN_UNIT, get_task
 from pwm.errors import UserError, exit_on_user_error
+from pwm.integrity import seal
 
 # First episode seeds by purpose; run k's start 1000 k later, so that no two runs or purposes share an episode.
 FIRST_SEED = {"training": 0, "final": 1_000_000, "curve": 2_000_000}
@@ -171,7 +171,7 @@ def main() -> None:
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder}: no config.yaml there; give the folder of a finished run")
     scores = evaluate_run(folder, args.episodes)
-    runs.write_atomically(folder / "eval.json", json.dumps(scores, indent=2))
+    runs.write_atomically(folder / "eval.json", seal(scores))
     print(
         f"{folder}: return {scores['return_mean']:.1f} ± {scores['return_std']:.1f} over {scores['episodes']} episodes"
     )

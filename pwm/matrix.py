@@ -21,6 +21,8 @@ from pwm.gradient_settings import GradientsConfig
 from pwm.yaml_files import merge, read_yaml
 
 Settings = dict[str, Any]
+Seeds = Annotated[int, Field(ge=1, le=1000)]  # `pwm.config.Seed` has no more
+Variant = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # a folder's name, and a wildcard's value
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "workflows" / "config"
 RULES_FOLDER = CONFIG_FOLDER.parent / "rules" / "baselines"
 
@@ -40,13 +42,13 @@ class SuiteConfig(Config):
     # task: what it alone needs, laid over the rest; collect: settings, world_models or an algorithm: variant: settings.
     # A family's name stands for all of its tasks in the suite; what is said later is laid over what was said before.
     tasks: Annotated[dict[str, dict[str, dict[str, Any]]], Field(min_length=1)]
-    seeds: Positive
-    model_seeds: Positive = 1  # of each world model; run seed k uses model seed k modulo this
+    seeds: Seeds
+    model_seeds: Seeds = 1  # of each world model; run seed k uses model seed k modulo this
     collect: Settings = Field(default_factory=dict)
-    world_models: dict[str, Settings] = Field(default_factory=dict)  # variant: settings
+    world_models: dict[Variant, Settings] = Field(default_factory=dict)  # variant: settings
     # algorithm: variant: settings, and where these are not the suite's, `only`: its tasks, and `seeds`. Variants of an
     # ablation have names of their own kind: `workflows.ablations`
-    algorithms: Annotated[dict[str, dict[str, Settings]], Field(min_length=1)]
+    algorithms: Annotated[dict[str, dict[Variant, Settings]], Field(min_length=1)]
 
 
 class ScaleConfig(Config):
@@ -125,11 +127,10 @@ class Matrix:
     """
 
     def __init__(self, scale: str, folder: Path = CONFIG_FOLDER) -> None:
-        file = folder / f"{scale}.yaml"
-        if not file.exists():
-            known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-            raise UserError(f"unknown scale '{scale}'; choose from {known}, or add {file.name} beside them")
-        self.scale, self.file = scale, file
+        known = sorted(path.stem for path in folder.glob("*.yaml"))
+        if scale not in known:
+            raise UserError(f"unknown scale '{scale}'; choose from {', '.join(known)}, or add {scale}.yaml beside them")
+        self.scale, self.file = scale, (file := folder / f"{scale}.yaml")
         self.config = config.validate(ScaleConfig, read_yaml(file), str(file))
         self._configs: dict[RunId | ModelId | str, Config] = {}
         rules = {"default", "collect", "import", "pretrain", "extract", "evaluate", "collate", "plot", "tabulate"}
@@ -302,8 +303,8 @@ def _split_runs(settings: SuiteConfig, changes: Settings, where: str) -> tuple[S
     for task in tasks if isinstance(tasks, list) and tasks else [tasks]:
         if task not in [*settings.tasks]:
             raise UserError(f"{where}: only must list tasks of the suite, got '{task}'; correct it")
-    if type(seeds) is not int or seeds < 1:
-        raise UserError(f"{where}: seeds must be a number of at least 1, got '{seeds}'; correct it")
+    if type(seeds) is not int or not 1 <= seeds <= 1000:
+        raise UserError(f"{where}: seeds must be at least 1 and at most 1000, got '{seeds}'; correct it")
     return {name: value for name, value in changes.items() if name not in ("only", "seeds")}, tasks, seeds
 
 

@@ -6,7 +6,6 @@ deletes. When it is done, its outputs are renamed into the run's folder and the 
 
 import csv
 import hashlib
-import json
 import shutil
 import sys
 import time
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from pwm.config import Config, dump
 from pwm.errors import UserError
+from pwm.integrity import file_checksum, seal, unseal
 from pwm.locks import hold
 from pwm.provenance import provenance
 from pwm.yaml_files import read_yaml
@@ -52,12 +52,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
-    """Write `model.safetensors` and `config.json` (with a format version) into `folder`."""
+    """Write `model.safetensors` and `config.json` (with a format version and a checksum of each) into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors"
-    )
-    write_atomically(folder / "config.json", json.dumps({"format": CHECKPOINT_FORMAT, **config}, indent=2))
+    weights = folder / "model.safetensors"
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, weights)
+    saved = {"format": CHECKPOINT_FORMAT, **config, "weights_sha256": file_checksum(weights)}
+    write_atomically(folder / "config.json", seal(saved))
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
@@ -69,14 +69,13 @@ def saved_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     mend = f"delete {folder} and run the rule that makes it again"
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = unseal(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: checkpoint is missing; {mend}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: checkpoint is damaged ({error}); {mend}") from None
-    if not isinstance(saved, dict) or saved.get("format") != CHECKPOINT_FORMAT:
-        found = saved.get("format") if isinstance(saved, dict) else "none"
-        raise UserError(f"{path}: checkpoint format is {found}, expected {CHECKPOINT_FORMAT}; {mend}")
+    if saved.get("format") != CHECKPOINT_FORMAT:
+        raise UserError(f"{path}: checkpoint format is {saved.get('format')}, expected {CHECKPOINT_FORMAT}; {mend}")
     return saved
 
 
@@ -88,7 +87,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
     """
     saved, path = saved_config(folder), folder / "model.safetensors"
     mend = f"delete {folder} and run the rule that makes it again"
+    checksum = saved.pop("weights_sha256", None)  # none in checkpoints made before
     try:
+        if checksum not in (None, file_checksum(path)):
+            raise ValueError("checksum differs")
         return load_file(path), saved
     except FileNotFoundError:
         raise UserError(f"{path}: checkpoint is missing; {mend}") from None
@@ -238,7 +240,12 @@ class Run:
             "numpy_rng": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
         }
         temporary = self.state_folder / "state.pt.tmp"
-        torch.save(whole, temporary)
+        try:
+            with temporary.open("wb") as file:  # torch's own way to write to a path does not say that a disk is full
+                torch.save(whole, file)
+        except BaseException:
+            temporary.unlink()  # what there is of it would keep the disk full
+            raise
         state = self.state_folder / "state.pt"
         if state.exists():
             state.replace(self.state_folder / "previous.pt")
@@ -298,16 +305,19 @@ class Run:
         (staged / "config.yaml").write_text(dump(self.config), encoding="utf-8")
         if self.rows:
             self._write_metrics(staged / "metrics.csv")
+            facts["metrics_sha256"] = file_checksum(staged / "metrics.csv")
         last = {key: self.rows[-1][key] for key in ("env_steps", "updates") if self.rows and key in self.rows[-1]}
         times = {"device": str(self.device), "train_wall_s": round(self.wall_time, 2)}
         manifest = provenance(self.config, self._started, **times, **last, **facts)
-        (staged / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        (staged / "manifest.json").write_text(seal(manifest), encoding="utf-8")
         for item in sorted(_files(staged), key=lambda path: path.name == "manifest.json"):
             target = self.out / item.relative_to(staged)
             if item.name == "config.yaml" and target.exists():  # the same, and an input that must not look newer
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(item, target)
+            arriving = target.with_name(target.name + ".tmp")  # a move to another disk is a copy
+            shutil.move(item, arriving)
+            arriving.replace(target)
         if self._writer:
             self._writer.close()
         self.discard_state()

@@ -14,7 +14,7 @@ from pwm.algorithms import Policy
 from pwm.config import SACSettings
 from pwm.envs.sb3 import SB3VecEnv
 from pwm.evaluate import curve_point
-from pwm.runs import Run
+from pwm.runs import EXPLODED, Run
 
 BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
@@ -69,6 +69,17 @@ def restore_learner(learner: BaseAlgorithm, env: SB3VecEnv, state: dict[str, Any
         buffer.pos, buffer.full = state["buffer_position"]
 
 
+def check_weights(learner: BaseAlgorithm, run: Run) -> None:
+    """Look through a learner's weights; its losses are not logged.
+
+    Raises:
+        FloatingPointError: one is not finite or exploded.
+    """
+    if not all((weight.abs() < EXPLODED).all() for weight in learner.policy.parameters()):
+        where = f"step {learner.num_timesteps}: the policy's weights are beyond all measure"
+        raise FloatingPointError(f"{where}: training diverged; the last good state is in {run.state_folder}")
+
+
 def learn(
     learner: BaseAlgorithm, env: SB3VecEnv, run: Run, steps: int, between: Callable[[int], None], extra: dict
 ) -> None:
@@ -88,22 +99,31 @@ def learn(
         extra.update(state["extra"])
     bar = run.bar(steps, learner.num_timesteps, "step")
 
+    def state_of_learner() -> dict[str, Any]:
+        check_weights(learner, run)
+        return {"learner": learner_state(learner, env), "extra": extra}
+
     class BetweenRollouts(BaseCallback):
         """Saves and reports where the learner is in a consistent state."""
 
         def _on_rollout_start(self) -> None:
             bar.update(learner.num_timesteps - bar.n)
             between(learner.num_timesteps)
-            run.save_state(lambda: {"learner": learner_state(learner, env), "extra": extra})
+            run.save_state(state_of_learner)
 
         def _on_step(self) -> bool:
             return True
 
     with bar:
         remaining = steps - learner.num_timesteps
-        if remaining > 0:
-            learner.learn(remaining, callback=BetweenRollouts(), reset_num_timesteps=state is None)
+        try:
+            if remaining > 0:
+                learner.learn(remaining, callback=BetweenRollouts(), reset_num_timesteps=state is None)
+        except ValueError:  # of torch's distributions, about their parameters
+            check_weights(learner, run)
+            raise
         bar.update(learner.num_timesteps - bar.n)
+    check_weights(learner, run)
     between(learner.num_timesteps)
 
 

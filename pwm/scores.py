@@ -6,10 +6,11 @@ scores.csv    one row a run
 curves.csv    one row a learning-curve point
 expected.csv  one row a run that the scale's matrix lists, done or not, with the numbers that ablations vary
 data.csv      mean, best episode and best policy of every data set, in the columns of scores.csv
+
+and checksums.json, by which whoever reads these tells that one is damaged or from another collation.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ import pandas as pd
 from pwm.data.episodes import Episodes
 from pwm.envs.tasks import RETURN_UNIT, get_task
 from pwm.errors import UserError, exit_on_user_error
+from pwm.integrity import LIST, file_checksum, list_checksums, unseal
 from pwm.matrix import Matrix, RunId
-from pwm.runs import write_atomically
+from pwm.runs import check_same_config, write_atomically
+from pwm.yaml_files import read_yaml
 
 IDENTITY = ["suite", "task", "algorithm", "variant", "seed"]
 EVALUATED = ["score", "return_mean", "return_std", "success_last", "success_any", "episodes"]
@@ -55,6 +58,9 @@ def score_row(scale: str, run: RunId, folder: Path) -> dict[str, Any]:
 def curve_rows(scale: str, run: RunId, folder: Path) -> pd.DataFrame:
     """A run's rows of curves.csv."""
     try:
+        known = unseal((folder / "manifest.json").read_bytes()).get("metrics_sha256")  # older ones do not tell
+        if known not in (None, file_checksum(folder / "metrics.csv")):
+            raise ValueError("checksum differs from the manifest's")
         curve = pd.read_csv(folder / "metrics.csv")
         return curve.assign(**identity(scale, run))[CURVES].join(curve.reindex(columns=PROMISE))
     except (OSError, ValueError, KeyError) as error:
@@ -90,8 +96,27 @@ def data_rows(scale: str, suite: str, task: str, folder: Path) -> list[dict[str,
     ]
 
 
+def check_configs(matrix: Matrix, out: Path) -> None:
+    """Refuse what was made by another config than the matrix has: by an older one, or by a damaged file.
+
+    Args:
+        matrix: of the scale.
+        out: its results folder.
+
+    Raises:
+        UserError: names the config.yaml and the first key that differs.
+    """
+    keys = {f"data/{task}": task for task in matrix.data_sets()}
+    keys |= {f"models/{model.path}": model for model in matrix.models()}
+    keys |= {f"runs/{run.path}": run for run in matrix.runs()}
+    for folder, key in keys.items():
+        file = out / folder / "config.yaml"
+        if file.exists():
+            check_same_config(matrix.resolved(key), read_yaml(file), file)
+
+
 def collate(scale: str, out: Path, partial: bool) -> None:
-    """Write the four CSV files of a scale into `out`.
+    """Write the four CSV files of a scale, and their checksums, into `out`.
 
     Args:
         scale: its matrix says what is expected.
@@ -99,9 +124,10 @@ def collate(scale: str, out: Path, partial: bool) -> None:
         partial: leave missing runs out, naming them, instead of refusing.
 
     Raises:
-        UserError: a run is missing or unreadable.
+        UserError: a run is missing, unreadable or of another config.
     """
     matrix = Matrix(scale)
+    check_configs(matrix, out)
     folders = {run: out / "runs" / run.path for run in matrix.runs()}
     missing = [run for run, folder in folders.items() if not (folder / "eval.json").exists()]
     if missing and not partial:
@@ -126,11 +152,12 @@ def collate(scale: str, out: Path, partial: bool) -> None:
     }
     for name, table in tables.items():
         write_atomically(out / f"{name}.csv", table.to_csv(index=False))
+    write_atomically(out / LIST, list_checksums(out / f"{name}.csv" for name in tables))
 
 
 def _read_facts(path: Path, names: list[str]) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = unseal(path.read_bytes())
         return {name: content[name] for name in names}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it and run snakemake again") from None

@@ -19,6 +19,7 @@ from rliable import metrics
 from scipy import stats
 
 from pwm.errors import UserError
+from pwm.integrity import check_listed
 
 REPS = 2000  # bootstrap resamples
 CONFIDENCE = 0.95
@@ -72,6 +73,7 @@ def load_expected(path: Path | str) -> pd.DataFrame:
 def _load(path: Path | str, columns: Sequence[str], required: Sequence[str]) -> pd.DataFrame:
     """Read a CSV file, with every column there that is not text numeric, and those in `required` finite."""
     try:
+        check_listed(Path(path))
         table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run the rule that collates the runs first") from None

@@ -1,14 +1,13 @@
 """Scoring against a made-up environment whose returns are added up by hand."""
 
 import json
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support import model_config, refusal, run_config, write_episodes
 
 from pwm import algorithms
@@ -19,7 +18,7 @@ from pwm.evaluate import Evaluation, curve_point, curve_updates, evaluate, evalu
 from pwm.extract import extract, load_policy
 from pwm.nn.actor_critic import Actor
 from pwm.pretrain import build_model
-from pwm.runs import Run, save_checkpoint
+from pwm.runs import Run, load_checkpoint, save_checkpoint
 
 LENGTHS = (3, 5, 1)  # of every environment's episodes; the second one's are cut by time, the others end
 
@@ -220,11 +219,10 @@ def test_a_finished_run_is_scored(finished):
 
 def test_a_spoilt_policy_is_refused(finished, tmp_path):
     folder = tmp_path / "policy"
-    weights = load_file(finished[0] / "policy" / "model.safetensors")
+    weights, saved = load_checkpoint(finished[0] / "policy")
     for spoilt in ("actor.mean.0.weight", "model.encoder.0.linear.weight", "model.task_embedding.weight"):
-        shutil.copytree(finished[0] / "policy", folder, dirs_exist_ok=True)
         for broken in ({}, {spoilt: torch.zeros(3, 2)}):  # lost, or of another shape
-            save_file({k: v for k, v in weights.items() if k != spoilt} | broken, folder / "model.safetensors")
+            save_checkpoint(folder, {k: v for k, v in weights.items() if k != spoilt} | broken, saved)
             refusal(lambda: algorithms.load_policy("pwm", folder), str(folder), "do not fit", "train the run again")
     (folder / "config.json").write_text('{"format": 1}')
     refusal(lambda: algorithms.load_policy("pwm", folder), str(folder), "'config'", "train the run again")

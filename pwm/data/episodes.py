@@ -10,8 +10,6 @@
 E episodes of at most T decisions, O observation and A action dimensions.
 """
 
-import hashlib
-import json
 import math
 import os
 import shutil
@@ -25,6 +23,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, PositiveInt, ValidationError
 
 from pwm.errors import UserError
+from pwm.integrity import file_checksum, seal, unseal
 
 FORMAT_VERSION = 1
 FileName = Literal["obs.npy", "action.npy", "reward.npy", "terminated.npy", "length.npy"]
@@ -62,6 +61,7 @@ class Meta(BaseModel):
     statistics: Statistics
     versions: dict[str, str]
     sha256: Annotated[dict[FileName, str], Field(min_length=len(FILES))]
+    seal: str | None = None  # `pwm.integrity`; sets made before have none
     policy_returns: list[FiniteFloat] = []  # mean return of each learnt policy that acted, by itself: without noise
 
 
@@ -128,13 +128,7 @@ class EpisodeWriter:
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        task: str,
-        observation_dim: int,
-        action_dim: int,
-        episode_length: int,
-        episodes: int,
+        self, folder: str | Path, task: str, observation_dim: int, action_dim: int, episode_length: int, episodes: int
     ) -> None:
         if min(observation_dim, action_dim, episode_length, episodes) < 1:
             raise ValueError("observation_dim, action_dim, episode_length and episodes must be at least 1")
@@ -211,8 +205,7 @@ class EpisodeWriter:
             sha256={name: _sha256(self._staging / name) for name in FILES},
             policy_returns=list(policy_returns),
         )
-        text = json.dumps(meta.model_dump(), indent=2, allow_nan=False)
-        (self._staging / META).write_text(text + "\n", encoding="utf-8")
+        (self._staging / META).write_text(seal(meta.model_dump(exclude={"seal"})), encoding="utf-8")
         _fsync(self._staging / META)
         _fsync(self._staging)
         # A kill between the two renames loses no byte: the old set lies in `.old.tmp`, the new one in `.tmp`.
@@ -299,7 +292,10 @@ def _open_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
 def _read_meta(folder: Path) -> Meta:
     path = folder / META
     try:
-        return Meta.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        meta = Meta.model_validate_json(content)
+        unseal(content)
+        return meta
     except FileNotFoundError:
         raise _damaged(path, "the file is missing") from None
     except OSError as error:
@@ -309,6 +305,8 @@ def _read_meta(folder: Path) -> Meta:
         where = ".".join(map(str, first["loc"])) or "whole file"
         reason = f"not data format version {FORMAT_VERSION}, {where}: {first['msg']}"
         raise _damaged(path, " ".join(reason.split())) from error
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _damaged(path: Path, reason: str) -> UserError:
@@ -326,8 +324,7 @@ def _finite(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # in chunks
+        return file_checksum(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; mend its permissions or disk") from error
 

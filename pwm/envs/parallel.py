@@ -5,6 +5,8 @@ import itertools
 import mmap
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import traceback
@@ -20,6 +22,7 @@ from pwm.envs.vector import TaskVectorEnv
 from pwm.errors import UserError
 
 CLOSING_TIME = 5.0  # s, after which workers that were told to end are killed
+ANSWER_TIME = 600  # s, after which a worker that has not answered is taken to hang
 LAUNCHER = "from pwm.envs.parallel import launch; launch()"
 
 
@@ -81,7 +84,7 @@ class ParallelVectorEnv(TaskVectorEnv):
 
         Raises:
             Exception: the first that a worker met, after all have answered.
-            RuntimeError: a worker has ended.
+            RuntimeError: a worker has ended, or hangs.
         """
         asked = [(pipe, given) for pipe, given in zip(self._pipes, arguments, strict=True) if given is not None]
         try:
@@ -90,6 +93,8 @@ class ParallelVectorEnv(TaskVectorEnv):
             answers = [pipe.recv() for pipe, _ in asked]
         except BaseException as error:  # also an interrupt: later answers would be taken for those to other questions
             self.close()
+            if isinstance(error, BlockingIOError):
+                raise RuntimeError(f"{self.task.name}: a worker has not answered for {ANSWER_TIME} s") from error
             if isinstance(error, EOFError | OSError):
                 raise RuntimeError(f"{self.task.name}: a worker has ended; make the environment anew") from error
             raise
@@ -203,6 +208,9 @@ def _start(
     )
     for pipe in theirs:
         pipe.close()
+    for pipe in ours:
+        with socket.socket(fileno=os.dup(pipe.fileno())) as end:  # a limit of the system's costs a step nothing
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", ANSWER_TIME, 0))
     shared = _arrays(task, num_envs, mmap.mmap(memory, 0))
     os.close(memory)
     return shared, launcher, list(ours)

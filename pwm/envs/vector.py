@@ -139,7 +139,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         if actions.shape != self.action_space.shape:
             raise UserError(f"{self.task.name}: actions have shape {actions.shape}; give {self.action_space.shape}")
         if np.isnan(actions).any():
-            raise UserError(f"{self.task.name}: actions hold NaN; check the policy that made them")
+            raise FloatingPointError(f"{self.task.name}: actions hold NaN: the policy that made them diverged")
         return actions.clip(-1.0, 1.0)
 
 

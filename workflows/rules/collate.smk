@@ -14,6 +14,7 @@ rule collate:
         curves="results/{scale}/curves.csv",
         expected="results/{scale}/expected.csv",
         data="results/{scale}/data.csv",
+        checksums="results/{scale}/checksums.json",
     log:
         "results/{scale}/logs/collate.log",
     benchmark:

@@ -1,0 +1,51 @@
+"""Counts of all faults, and the page that they make."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from faults import KINDS, Tally, table
+
+from workflows.readme import fill
+
+TALLIES = pytest.StashKey[dict[str, Tally]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reliability", type=Path, help="try all faults, not a few, and fill this page with the counts")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("faults")
+
+
+@pytest.fixture(scope="session")
+def thorough(pytestconfig: pytest.Config) -> bool:
+    """Whether all faults are tried, not a few."""
+    return pytestconfig.getoption("reliability", None) is not None
+
+
+@pytest.fixture
+def faults(pytestconfig: pytest.Config) -> Callable[[str], AbstractContextManager[Tally]]:
+    """Opens the tally of a kind; when it closes, the test fails if a fault was lost."""
+
+    @contextmanager
+    def open_tally(kind: str) -> Iterator[Tally]:
+        assert kind in KINDS
+        tally = pytestconfig.stash.setdefault(TALLIES, {}).setdefault(kind, Tally())
+        before = len(tally.lost)
+        yield tally
+        lost = tally.lost[before:]
+        assert tally.tried and not lost, f"{len(lost)} lost:\n" + "\n".join(lost[:20])
+
+    return open_tally
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    page = session.config.getoption("reliability", None)
+    if page is not None:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(fill(text, "faults", table(session.config.stash.get(TALLIES, {}))), encoding="utf-8")
