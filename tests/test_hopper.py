@@ -212,7 +212,7 @@ def at_rest(stiffness: float) -> tuple[float, float]:
     return -data.contact.dist.min(), data.qfrc_constraint[1]
 
 
-@pytest.mark.parametrize("stiffness", [4.0, 25.0])
+@pytest.mark.parametrize("stiffness", [1 / 9, 4.0, 25.0])
 def test_stiffer_contacts_give_way_less(stiffness: float, model: mujoco.MjModel) -> None:
     (depth, force), (stiff_depth, stiff_force) = at_rest(1.0), at_rest(stiffness)
     assert depth / stiff_depth == pytest.approx(stiffness, rel=0.1)
@@ -230,6 +230,13 @@ def test_stiffness_changes_nothing_but_contacts_and_the_time_step(model: mujoco.
     np.testing.assert_array_equal(saved(stiff), saved(model))
 
 
+def test_softness_changes_nothing_but_contacts(model: mujoco.MjModel) -> None:
+    soft = build_model("hopper", 1 / 9)
+    np.testing.assert_allclose(soft.geom_solref, model.geom_solref * [3, 1])
+    soft.geom_solref[:] = model.geom_solref
+    np.testing.assert_array_equal(saved(soft), saved(model))
+
+
 def saved(model: mujoco.MjModel) -> np.ndarray:
     """The model's binary file."""
     buffer = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
@@ -237,8 +244,9 @@ def saved(model: mujoco.MjModel) -> np.ndarray:
     return buffer
 
 
-def test_stiff_hopper_stands_for_the_whole_episode() -> None:
-    env = envs.make("hopper-stiff", num_envs=2)
+@pytest.mark.parametrize("task", ["hopper-stiff", "hopper-soft"])
+def test_hopper_stands_on_other_contacts_for_the_whole_episode(task: str) -> None:
+    env = envs.make(task, num_envs=2)
     observation, _ = env.reset()
     for t in range(1, 1001):
         observation, reward, terminated, truncated, info = env.step(balance(observation))
