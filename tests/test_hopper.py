@@ -230,6 +230,20 @@ def test_stiffness_changes_nothing_but_contacts_and_the_time_step(model: mujoco.
     np.testing.assert_array_equal(saved(stiff), saved(model))
 
 
+def test_soft_contacts_give_way_more_but_less_than_those_of_dflex() -> None:
+    (depth, force), (soft_depth, soft_force) = at_rest(1.0), at_rest(1 / 9)
+    springs = 2 * 2e4  # N/m, dflex's contacts under both ends of the foot
+    assert 3 * depth < soft_depth < soft_force / springs
+    assert soft_force == pytest.approx(force, rel=0.02)
+
+
+def test_softness_changes_nothing_but_contacts(model: mujoco.MjModel) -> None:
+    soft = build_model("hopper", 1 / 9)
+    np.testing.assert_allclose(soft.geom_solref, model.geom_solref * [3, 1])
+    soft.geom_solref[:] = model.geom_solref
+    np.testing.assert_array_equal(saved(soft), saved(model))
+
+
 def saved(model: mujoco.MjModel) -> np.ndarray:
     """The model's binary file."""
     buffer = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
@@ -237,8 +251,9 @@ def saved(model: mujoco.MjModel) -> np.ndarray:
     return buffer
 
 
-def test_stiff_hopper_stands_for_the_whole_episode() -> None:
-    env = envs.make("hopper-stiff", num_envs=2)
+@pytest.mark.parametrize("task", ["hopper-stiff", "hopper-soft"])
+def test_hopper_stands_on_other_contacts_for_the_whole_episode(task: str) -> None:
+    env = envs.make(task, num_envs=2)
     observation, _ = env.reset()
     for t in range(1, 1001):
         observation, reward, terminated, truncated, info = env.step(balance(observation))

@@ -55,8 +55,12 @@ LOCOMOTION = (
     _locomotion("humanoid", 76, 21),
     _locomotion("snu-humanoid", 53, 152),
 )
-# The stiffness ablation's body; of no suite that is aggregated.
-STIFF = (_locomotion("hopper-stiff", 11, 3, body="hopper", stiffness=25.0),)
+# The stiffness ablation's body and its opposite; of no suite that is aggregated.
+# Deviation D27: the paper has no soft hopper.
+CONTACTS = (
+    _locomotion("hopper-stiff", 11, 3, body="hopper", stiffness=25.0),
+    _locomotion("hopper-soft", 11, 3, body="hopper", stiffness=1 / 9),
+)
 # In TD-MPC2's order, which fixes the index of a task in a multi-task model: the suite's own 19, then its authors' 11.
 DMCONTROL = (
     _dmcontrol("walker-stand", 24, 6),
@@ -103,7 +107,7 @@ METAWORLD = tuple(_metaworld(name) for name in METAWORLD_NAMES.split())
 # All suites and, by them, all tasks; the same task is in both MT30 and MT80.
 GROUPS: dict[str, tuple[Task, ...]] = {
     "locomotion": LOCOMOTION,
-    "stiffness": STIFF,
+    "stiffness": CONTACTS,
     "mt30": DMCONTROL,
     "mt80": DMCONTROL + METAWORLD,
 }
