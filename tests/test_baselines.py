@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from scipy import stats
 from stable_baselines3 import PPO, SAC
 from support import refusal, run_config
@@ -20,7 +19,7 @@ from pwm import algorithms
 from pwm.config import Config, dump
 from pwm.envs.tasks import SUITES, get_task
 from pwm.evaluate import evaluate_run
-from pwm.runs import Run
+from pwm.runs import Run, load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = sorted(file.stem for file in (ROOT / "baselines").glob("[!_]*.py"))
@@ -153,8 +152,7 @@ def test_spoilt_checkpoints_are_refused(tmp_path):
     refusal(lambda: algorithms.load_policy("ppo", run.out / "policy"), "do not fit")  # another algorithm's
     trained = Run(tmp_path / "ppo", run_config("hopper", "ppo", **PPO_SETTINGS))
     ppo.train(trained)
-    file = trained.out / "policy" / "model.safetensors"
-    weights = load_file(file)
+    weights, saved = load_checkpoint(trained.out / "policy")
     for lost in ("mean.0.weight", "obs_var"):
-        save_file({name: value for name, value in weights.items() if name != lost}, file)
+        save_checkpoint(trained.out / "policy", {name: value for name, value in weights.items() if name != lost}, saved)
         refusal(lambda: algorithms.load_policy("ppo", trained.out / "policy"), lost.removeprefix("mean."), "do not fit")

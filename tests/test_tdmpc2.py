@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 from interrupted import killed_and_resumed, same_files, unbroken
-from safetensors.torch import save_file
 from support import TINY, make_model, model_config, refusal, run_config
 
 from baselines import tdmpc2
@@ -292,7 +291,7 @@ def test_a_pretrained_model_is_scored_as_it_is(tmp_path, planning):
     policy, begins = algorithms.load_policy("tdmpc2", run.out / "policy"), np.ones(4, bool)
     action = policy(obs, begins)
     assert action.shape == (4, 1)
-    tensors, _ = load_checkpoint(tmp_path / "model")
+    tensors, saved = load_checkpoint(tmp_path / "model")
     model = build_model(
         model_config("reacher-easy", "cartpole-swingup", bins=11, num_q=3).settings,
         ("reacher-easy", "cartpole-swingup"),
@@ -302,7 +301,7 @@ def test_a_pretrained_model_is_scored_as_it_is(tmp_path, planning):
     mode = model.prior(z, torch.ones(4, dtype=torch.long))[0][:, :1].detach().numpy()
     assert np.allclose(action, mode, atol=1e-6) == (planning is None)
     # trained anew in the meantime
-    save_file({name: tensor + 1.0 for name, tensor in tensors.items()}, tmp_path / "model" / "model.safetensors")
+    save_checkpoint(tmp_path / "model", {name: tensor + 1.0 for name, tensor in tensors.items()}, saved)
     refusal(lambda: algorithms.load_policy("tdmpc2", run.out / "policy"), "not the world model", "run its rule again")
 
 
