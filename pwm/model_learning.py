@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pwm.config import PretrainConfig
 from pwm.data.batch import Batch
+from pwm.nn import processes
 from pwm.nn.cuda_graph import graphed
 from pwm.nn.layers import products_in
 from pwm.nn.optimisation import adam, apply_gradients, compiled, linear_decay, permutation, set_rate
@@ -186,17 +187,18 @@ class ModelTrainer:
                 next_z = model.encode(batch.obs[1:], batch.task)
             target = None
             if self.with_value:
-                noise, members = torch.randn_like(batch.action), self._draw_members()
+                noise = processes.randn(*batch.action.shape, device=batch.action.device)
+                members = self._draw_members()
                 target = td_target(model, batch, next_z, self.discount[batch.task], noise, members)
             loss, terms, z = self._loss(model, batch, next_z, config, target)
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        gradients = torch.autograd.grad(loss, parameters)
+        gradients = processes.mean(torch.autograd.grad(loss, parameters))
         norm = apply_gradients(self.optimiser, parameters, gradients, config.grad_norm)
         metrics = {"model_loss": loss.detach(), **terms, "model_grad_norm": norm}
         if self.with_value:
             metrics |= self._update_prior(z.detach(), batch)
             model.update_target(config.target_rate)
-        return metrics
+        return dict(zip(metrics, processes.mean([*metrics.values()]), strict=True))
 
     def _draw_members(self) -> Tensor:
         """Two different Q-functions at random."""
@@ -205,13 +207,14 @@ class ModelTrainer:
     def _update_prior(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         """One step of the policy prior on the latents z [H + 1, B, Z] of the model's own update."""
         config, model = self.config, self.model
-        noise = torch.randn(*z.shape[:2], model.action_dim, device=z.device)
+        noise = processes.randn(*z.shape[:2], model.action_dim, device=z.device)
         members = self._draw_members()
         with products_in(config.precision, z.device):
             loss, scale = policy_prior_loss(model, z, batch.task, noise, members, self.value_scale, config)
+        (scale,) = processes.mean([scale])  # of the values in every process's share
         self.value_scale.copy_(scale)
         parameters = list(model.policy_prior.parameters())
-        gradients = torch.autograd.grad(loss, parameters)
+        gradients = processes.mean(torch.autograd.grad(loss, parameters))
         norm = apply_gradients(self.prior_optimiser, parameters, gradients, config.grad_norm)
         return {"prior_loss": loss.detach(), "prior_grad_norm": norm, "value_scale": scale}
 

@@ -1,6 +1,8 @@
 """Stage `pretrain`: train a world model on the episodes of one task or many.
 
-python -m pwm.pretrain --config config.yaml --data EPISODES [EPISODES ...] --out FOLDER
+    python -m pwm.pretrain --config config.yaml --data EPISODES [EPISODES ...] --out FOLDER
+
+On k GPUs, each with its share of every batch: torchrun --standalone --nproc-per-node k -m pwm.pretrain ...
 """
 
 import argparse
@@ -17,6 +19,7 @@ from pwm.data.windows import Ahead, WindowSampler
 from pwm.envs.tasks import get_task
 from pwm.errors import UserError, exit_on_user_error
 from pwm.model_learning import ModelTrainer, discount_factor
+from pwm.nn import processes
 from pwm.nn.world_model import WorldModel
 
 LOG_POINTS = 50  # rows of metrics.csv
@@ -113,7 +116,10 @@ def pretrain(run: runs.Run, datasets: list[Episodes]) -> None:
         for index, data in enumerate(datasets):
             model.standardise.fit(index, *map(torch.from_numpy, observation_moments(data)))
     trainer = make_model_trainer(model, settings, run.config.tasks)
-    sampler = WindowSampler(datasets, settings.batch_size, settings.horizon, run.config.seed, piece=settings.piece)
+    share = processes.rank(), processes.world_size()
+    sampler = WindowSampler(
+        datasets, settings.batch_size, settings.horizon, run.config.seed, piece=settings.piece, share=share
+    )
     start = 0
     if state := run.load_state():
         trainer.restore(state["trainer"])
@@ -146,6 +152,12 @@ def main() -> None:
     parser.add_argument("--tensorboard", action="store_true")
     args = parser.parse_args()
     model_config = config.load(ModelConfig, args.config)
+    processes.join()
+    if rest := model_config.settings.batch_size % processes.world_size():
+        size, count = model_config.settings.batch_size, processes.world_size()
+        raise UserError(
+            f"{args.config}: batch_size {size} leaves {rest} over for {count} processes; make it a multiple"
+        )
     datasets = open_data(args.data, model_config.tasks)
     pretrain(runs.Run(args.out, model_config, args.tensorboard), datasets)
 

@@ -24,6 +24,7 @@ from pwm.config import Config, dump
 from pwm.errors import UserError
 from pwm.integrity import file_checksum, seal, unseal
 from pwm.locks import hold
+from pwm.nn import processes
 from pwm.provenance import provenance
 from pwm.yaml_files import read_yaml
 
@@ -138,15 +139,18 @@ class Run:
         self.out, self.config, self.save_every, self.model = out, config, save_every, model
         digest = hashlib.sha256(dump(config).encode()).hexdigest()[:16]
         self.state_folder = _state_root(out) / digest
-        # A run whose Snakemake was killed may still be at work on the same state.
-        self._lock = hold(self.state_folder / "lock", str(out))
+        # A run whose Snakemake was killed may still be at work on the same state. Of several processes of one run the first
+        # alone writes, and the others follow when it has the lock.
+        self.writes = processes.rank() == 0
+        self._lock = hold(self.state_folder / "lock", str(out)) if self.writes else None
+        processes.wait_for_all()
         self.device = default_device()
         self.rows: list[dict[str, Any]] = []
         self._watched: list[tuple[int, Mapping[str, Any]]] = []
         self._elapsed_before = self._paused = 0.0
         self._started = self._saved = time.time()
         self._writer = None
-        if tensorboard:
+        if tensorboard and self.writes:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(out / "tensorboard"))
@@ -168,7 +172,15 @@ class Run:
         """A progress bar with rate and remaining time."""
         name = getattr(self.config, "task", None) or ",".join(self.config.tasks)
         label = f"{name} seed {self.config.seed}"
-        return tqdm(total=total, initial=start, desc=label, unit=unit, mininterval=2.0, dynamic_ncols=True)
+        return tqdm(
+            total=total,
+            initial=start,
+            desc=label,
+            unit=unit,
+            mininterval=2.0,
+            dynamic_ncols=True,
+            disable=not self.writes,
+        )
 
     def progress(self, total: int, start: int = 0) -> Iterator[int]:
         """Count the updates from `start` to `total` behind a progress bar."""
@@ -216,6 +228,8 @@ class Run:
             self._writer.flush()
 
     def _write_metrics(self, path: Path) -> None:
+        if not self.writes:
+            return
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(self.rows[-1]))
             writer.writeheader()
@@ -227,7 +241,7 @@ class Run:
         Args:
             make_state: gives tensors, numbers, text and containers of them; the RNGs and the metrics are added.
         """
-        if time.time() - self._saved < self.save_every:
+        if not self.writes or time.time() - self._saved < self.save_every:
             return
         self.check()
         kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
@@ -298,6 +312,8 @@ class Run:
             facts: further entries of the manifest.
         """
         self.check()
+        if not self.writes:
+            return
         staged = self.state_folder / "final"
         shutil.rmtree(staged, ignore_errors=True)
         own = {"config": self.config.model_dump(mode="json")}

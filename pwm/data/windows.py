@@ -21,6 +21,9 @@ class WindowSampler:
     they do not cross a multiple of so many steps either: they are the windows of episodes cut into such pieces.
     Observations and actions are zero-padded to the widest task, or to `observation_dim` and `action_dim` if these are
     larger. Raises `UserError` for a data set without a valid window.
+
+    With `share` (k, n) a batch is every n-th window, from the k-th on, of those that are drawn: n samplers of the same seed
+    read one batch between them.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class WindowSampler:
         observation_dim: int | None = None,
         action_dim: int | None = None,
         piece: int | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if not datasets or batch_size < 1 or horizon < 1:
             raise ValueError("a window sampler needs a data set, batch_size >= 1 and horizon >= 1")
@@ -41,19 +45,23 @@ class WindowSampler:
         self.action_dim = max(action_dim or 0, *(data.meta.action_dim for data in datasets))
         self._sources = [_Source(data, horizon, piece) for data in datasets]
         self._rng = np.random.default_rng(seed)
+        self._first, self._every = share
 
     def sample(self) -> Batch:
-        """`batch_size` windows; shapes as in `Batch`."""
-        horizon, size = self.horizon, self.batch_size
+        """`batch_size` windows, or this sampler's share of them; shapes as in `Batch`."""
+        horizon, drawn = self.horizon, self._rng.integers(len(self._sources), size=self.batch_size)
+        task = drawn[self._first :: self._every]
+        size = len(task)
         obs = np.zeros((horizon + 1, size, self.observation_dim), np.float32)
         action = np.zeros((horizon, size, self.action_dim), np.float32)
         reward = np.empty((horizon, size), np.float32)
         terminated = np.empty((horizon, size), np.float32)
-        task = self._rng.integers(len(self._sources), size=size)
         time = np.arange(horizon + 1)[:, None]
         for index, source in enumerate(self._sources):
-            column = np.flatnonzero(task == index)
-            episode, window = _draw(self._rng, source.windows, len(column))
+            place = np.flatnonzero(drawn == index)
+            mine = place % self._every == self._first
+            column = place[mine] // self._every
+            episode, window = (part[mine] for part in _draw(self._rng, source.windows, len(place)))
             start = source.start(window)
             step = episode * source.episode_length + start + time[:-1]
             obs[:, column, : source.obs.shape[1]] = source.obs[step[:1] + episode + time]

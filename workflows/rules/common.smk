@@ -106,9 +106,18 @@ def model_of_run(algorithm):
     return of_wildcards
 
 
+# What a job that is tried again asks more of: as many times the config's number as it was tried.
+GROWING = ("mem_mb", "runtime")
+
+
 def need(rule, what):
     """Threads, memory (MB), runtime (minutes) or GPUs of a rule's jobs, from the scale's config."""
-    return lambda wildcards: getattr(matrix(wildcards.scale).resources(rule), what)
+
+    def of_job(wildcards, attempt):
+        asked = getattr(matrix(wildcards.get("scale", SCALE)).resources(rule), what)
+        return attempt * asked if what in GROWING else asked
+
+    return of_job
 
 
 try:

@@ -11,6 +11,8 @@ rule evaluate:
         "results/{scale}/logs/evaluate/{suite}/{task}/{algorithm}/{variant}/seed{seed}.log",
     benchmark:
         "results/{scale}/benchmarks/evaluate/{suite}/{task}/{algorithm}/{variant}/seed{seed}.tsv"
+    group:
+        "evaluate"
     conda:
         "../../environment.yml"
     threads: need("evaluate", "threads")

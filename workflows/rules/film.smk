@@ -17,6 +17,8 @@ rule film_strip:
         "results/{scale}/logs/film_strip/{suite}/{task}/{algorithm}/{variant}/seed{seed}.log",
     benchmark:
         "results/{scale}/benchmarks/film_strip/{suite}/{task}/{algorithm}/{variant}/seed{seed}.tsv"
+    group:
+        "film_strip"
     conda:
         "../../environment.yml"
     threads: need("film_strip", "threads")

@@ -37,11 +37,11 @@ for name in OFFICIAL:
         priority: 50
         conda:
             "../../environment.yml"
-        threads: matrix(SCALE).resources("import").threads
+        threads: need("import", "threads")
         resources:
-            mem_mb=matrix(SCALE).resources("import").mem_mb,
-            runtime=matrix(SCALE).resources("import").runtime,
-            gpu=matrix(SCALE).resources("import").gpu,
+            mem_mb=need("import", "mem_mb"),
+            runtime=need("import", "runtime"),
+            gpu=need("import", "gpu"),
         params:
             suite=name,
             files=matrix(SCALE).config.tdmpc2_data,

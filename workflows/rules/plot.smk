@@ -27,6 +27,8 @@ for stem in FIGURES:
             f"results/{{scale}}/logs/plot/{stem}.log",
         benchmark:
             f"results/{{scale}}/benchmarks/plot/{stem}.tsv"
+        group:
+            "draw"
         conda:
             "../../environment.yml"
         threads: need("plot", "threads")

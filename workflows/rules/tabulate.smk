@@ -30,6 +30,8 @@ for stem in TABLES:
             f"results/{{scale}}/logs/tabulate/{stem}.log",
         benchmark:
             f"results/{{scale}}/benchmarks/tabulate/{stem}.tsv"
+        group:
+            "draw"
         conda:
             "../../environment.yml"
         threads: need("tabulate", "threads")

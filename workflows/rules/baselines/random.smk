@@ -10,6 +10,8 @@ rule random:
         "results/{scale}/runs/{suite}/{task}/random/{variant}/seed{seed}/log.txt",
     benchmark:
         "results/{scale}/benchmarks/random/{suite}/{task}/{variant}/seed{seed}.tsv"
+    group:
+        "random"
     conda:
         "../../../environment.yml"
     threads: need("random", "threads")
