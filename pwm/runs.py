@@ -139,8 +139,8 @@ class Run:
         self.out, self.config, self.save_every, self.model = out, config, save_every, model
         digest = hashlib.sha256(dump(config).encode()).hexdigest()[:16]
         self.state_folder = _state_root(out) / digest
-        # A run whose Snakemake was killed may still be at work on the same state. Of several processes of one run the first
-        # alone writes, and the others follow when it has the lock.
+        # A run whose Snakemake was killed may still be at work on the same state. Of several processes of one run the
+        # first alone writes, and the others follow when it has the lock.
         self.writes = processes.rank() == 0
         self._lock = hold(self.state_folder / "lock", str(out)) if self.writes else None
         processes.wait_for_all()

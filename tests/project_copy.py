@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("pwm", "baselines", "workflows", "profiles", "Snakefile", "environment.yml")
-PARTS += ("results/published", "results/rates.csv")
+PARTS += ("results/published", "results/rates.csv", "results/gpu_rates.csv")
 BIN = Path(sys.executable).parent
 
 

@@ -20,7 +20,7 @@ from pwm.matrix import Matrix, Resources
 from pwm.model_learning import ModelTrainer
 from pwm.planning import Planner
 from pwm.pretrain import build_model
-from workflows import plan, rates, work
+from workflows import gpu_rates, plan, plan_models, rates, work
 
 TASKS = ("cheetah-run", "reacher-easy")
 WIDTHS = {"encoder": (64,), "units": (128, 96), "latent_dim": 64}
@@ -51,7 +51,7 @@ def counted_update(settings: PretrainConfig, tasks: tuple[str, ...]) -> int:
 def test_flops_of_a_model_update_are_those_counted(num_q, tasks):
     settings = settings_of(num_q)
     found = work.pretraining(settings.model_copy(update={"updates": 7}), tasks)
-    assert found["GFLOP"] == pytest.approx(7 * counted_update(settings, tasks) / 1e9, rel=0.1)
+    assert work.on_core(found)["GFLOP"] == pytest.approx(7 * counted_update(settings, tasks) / 1e9, rel=0.1)
     assert found["model update"] == 7
 
 
@@ -69,7 +69,7 @@ def test_flops_of_an_extraction_are_those_counted():
     task = torch.zeros(32, dtype=torch.long)
     counted = flops(lambda: trainer.update(model.encode(torch.randn(32, model.observation_dim), task).detach(), task))
     found = work.extraction(own, settings, TASKS, TASKS[0])
-    assert found["GFLOP"] == pytest.approx(3 * counted / 1e9, rel=0.1)
+    assert work.on_core(found)["GFLOP"] == pytest.approx(3 * counted / 1e9, rel=0.1)
     assert (found["policy update"], found["decision dmcontrol"]) == (3, 0)
 
 
@@ -80,7 +80,7 @@ def test_an_online_extraction_acts_and_learns_its_model_too():
     found = work.extraction(own, settings, ("hopper",), "hopper")
     assert (found["decision hopper"], found["call"], found["model update"]) == (3 * 6 * 8, 3 * 6, 3 * 2)
     model_updates = 3 * 2 * counted_update(settings, ("hopper",)) / 1e9
-    assert found["GFLOP"] == pytest.approx(alone["GFLOP"] + model_updates, rel=0.1)
+    assert work.on_core(found)["GFLOP"] == pytest.approx(work.on_core(alone)["GFLOP"] + model_updates, rel=0.1)
 
 
 @pytest.mark.parametrize("task", ["cheetah-run", "humanoid"])
@@ -150,7 +150,7 @@ def test_rates_are_found_again(tmp_path):
     known = dict(zip(table["unit"], table["seconds"], strict=True))
     job = work.pretraining(model_settings(updates=1), ("reacher-easy",))
     assert known["job"] == pytest.approx(4.0)
-    assert sum(amount * known[unit] for unit, amount in job.items()) == pytest.approx(0.004)
+    assert sum(amount * known[unit] for unit, amount in work.on_core(job).items()) == pytest.approx(0.004)
     assert {*table["machine"]} == {"Abacus, 2 cores"} and {*table["commit"]} == {"abc"} and {*table["jobs"]} == {3}
     slower = finished(tmp_path / "t", {name: 8 + 0.008 * updates for name, updates in UPDATES.items()}, UPDATES)
     told = rates.prediction([folder], slower)
@@ -197,10 +197,50 @@ def test_wall_time_with_threads_and_gpus_by_hand():
     assert plan.wall_time([job("a", gpu=1), job("b", gpu=1), job("d")], HOURS, cores=3, gpus=1) == 4.0
 
 
-def test_products_take_place_on_the_gpu_where_one_is_asked_for():
-    known = {"GFLOP": 0.02, "job": 3.0}
-    assert plan.seconds(job("a", GFLOP=1e6, job=1), known, tflops=10.0) == 20003.0
-    assert plan.seconds(job("a", gpu=1, GFLOP=1e6, job=1), known, tflops=10.0) == 103.0  # 1e15 FLOP at 1e13 a second
+GPU = pd.DataFrame(
+    [
+        ("model update", "float32", 10.0, 5.0),
+        ("model update", "float32", 1000.0, 20.0),
+        ("model update", "bfloat16, compiled", 10.0, 1.0),
+    ],
+    columns=["work", "version", "gflop", "milliseconds"],
+).assign(what="", device="Abacus", source="by hand")
+
+
+@pytest.mark.parametrize(
+    ("version", "gflop", "expected"),
+    [
+        ("float32", 1.0, 5.0),  # as the smallest
+        ("float32", 10.0, 5.0),
+        ("float32", 100.0, 10.0),  # half-way, in logarithms
+        ("float32", 4000.0, 80.0),  # at the rate of the largest
+        ("float32, compiled", 100.0, 10.0),  # not measured: as eager
+        ("bfloat16, compiled", 5.0, 1.0),
+    ],
+)
+def test_time_of_an_update_on_a_gpu_by_hand(version, gflop, expected):
+    assert gpu_rates.milliseconds(GPU, "model update", version, gflop) == pytest.approx(expected)
+
+
+def test_updates_take_place_on_the_gpu_where_one_is_asked_for():
+    known, products = {"GFLOP": 0.02, "job": 3.0, "model update": 7.0}, {"GFLOP of model update, float32": 1000.0}
+    units = products | {"model update": 100, "GFLOP of SAC": 50, "job": 1}
+    assert plan.seconds(job("a", **units), known, GPU) == pytest.approx(1050 * 0.02 + 700 + 3)
+    # 100 updates of 10 GFLOP, and on a core the rest.
+    assert plan.seconds(job("a", gpu=1, **units), known, GPU) == pytest.approx(0.5 + 50 * 0.02 + 3)
+    assert plan.seconds(job("a", gpu=2, **units), known, GPU) == pytest.approx(0.25 + 50 * 0.02 + 3)
+
+
+def test_a_model_s_plan_by_hand():
+    """With nothing but an hour a job: pre-training, then policies, then scores."""
+    text = plan_models.table("sizes", a_rate("job", 3600.0), GPU.assign(milliseconds=1e-9))
+    rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines()}
+    # 1 + 30 hours on the one GPU, 1 score after the last; on 8 GPUs 30 policies in 4 rounds.
+    assert rows["mt30, 317M"][2:] == ["1", "1", "32", "6"]
+    settings = PretrainConfig(batch_size=2, horizon=3)
+    # hopper: 11 observations, 3 actions; ant: 37 and 8. Half of them each.
+    bytes_read = 4 * 2 * (4 * (11 + 37) / 2 + 3 * ((3 + 8) / 2 + 2))
+    assert plan_models.batch_bytes(settings, ("hopper", "ant")) == bytes_read
 
 
 def a_rate(unit: str, seconds: float) -> pd.DataFrame:
@@ -211,7 +251,7 @@ def a_rate(unit: str, seconds: float) -> pd.DataFrame:
 
 def test_a_plan_by_hand():
     """With an hour a job, hours are jobs, the longest chain of them four jobs long."""
-    text = plan.plan("test", a_rate("job", 3600.0), cores=10_000, gpus=1, tflops=1.0)
+    text = plan.plan("test", a_rate("job", 3600.0), GPU, cores=10_000, gpus=1)
     rows = {
         cells[1].strip(): [cell.strip() for cell in cells[2:-1]]
         for cells in (line.split("|") for line in text.splitlines())
@@ -221,7 +261,7 @@ def test_a_plan_by_hand():
     assert rows["evaluate"] == [runs, runs, "–", "–", "1"] and rows["pretrain"][:2] == [models, models]
     assert "on 10000 cores: 4 hours of wall time" in text  # collect, pretrain, extract, evaluate
     assert "Not counted, since never measured: GFLOP (" in text
-    alone = plan.plan("test", a_rate("job", 3600.0), cores=1, gpus=1, tflops=1.0)
+    alone = plan.plan("test", a_rate("job", 3600.0), GPU, cores=1, gpus=1)
     assert f"on 1 cores: {rows['all'][1]} hours" in alone
 
 
@@ -246,7 +286,7 @@ def test_the_paper_s_data_are_counted_as_they_come():
     [
         (["--scale", "tset"], "unknown scale 'tset'"),
         (["--cores", "0"], "--cores is 0; give a number above 0"),
-        (["--gpu-tflops", "-1"], "--gpu-tflops is -1.0"),
+        (["--gpu-rates", "nowhere.csv"], "nowhere.csv cannot be read"),
         (["--scale", "paper", "--gpus", "0"], "--gpus is 0"),
         (["--rates", "nowhere.csv"], "nowhere.csv cannot be read"),
     ],
@@ -263,9 +303,10 @@ def test_bad_input_is_one_line(monkeypatch, capsys, tmp_path, words, message):
 def test_a_clean_clone_can_plan_every_scale():
     """The committed rates count everything but what was never measured, which the plan names."""
     known = plan.read_rates(Path(__file__).parents[1] / rates.RATES)
+    on_gpus = plan.read_gpu_rates(Path(__file__).parents[1] / gpu_rates.GPU_RATES)
     for scale in ("demo", "laptop", "paper"):
-        units = {unit for one in plan.jobs(plan.Matrix(scale)) for unit in one.work}
+        units = {unit for one in plan.jobs(plan.Matrix(scale)) for unit in work.on_core(one.work)}
         lacking = units - {*known["unit"]}
         assert lacking <= {"imported episode", "gradients update"}
-        text = plan.plan(scale, known, 8, 1, 10.0)
+        text = plan.plan(scale, known, on_gpus, 8, 1)
         assert all(f"Not counted, since never measured: {unit} (" in text for unit in lacking)

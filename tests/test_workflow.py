@@ -186,7 +186,7 @@ def test_a_plan_counts_the_jobs_of_the_dag(project: Path) -> None:
     assert Counter(job.rule for job in jobs(Matrix("test"))) == of_dag
 
 
-@pytest.mark.parametrize("scale", ["test", "demo", "contacts", "learning", "timing", "laptop", "paper"])
+@pytest.mark.parametrize("scale", ["test", "demo", "contacts", "learning", "timing", "laptop", "paper", "sizes"])
 def test_every_scale_resolves(project: Path, tmp_path: Path, scale: str) -> None:
     done = snakemake(project, "--dry-run", "--quiet", "--directory", str(tmp_path), "--config", f"scale={scale}")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,7 +1,7 @@
 """What a scale will cost, before anything runs: python -m workflows.plan --scale paper --cores 64 --gpus 8
 
 Every job of the scale with its work (`workflows.work`), at the rates that finished jobs of one machine were measured at
-(results/rates.csv, by `workflows.rates`). No GPU was measured: there, products are taken at an assumed rate.
+(results/rates.csv, by `workflows.rates`), and updates on a GPU at those of `workflows.gpu_rates`.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from pwm.envs.tasks import get_task
 from pwm.errors import UserError, exit_on_user_error
 from pwm.matrix import Matrix, Resources
 from workflows import scripts
+from workflows.gpu_rates import GPU_RATES, on_gpu, read_gpu_rates
 from workflows.rates import COLUMNS as RATE_COLUMNS
 from workflows.rates import RATES
 from workflows.readme import fill, numbers_table
-from workflows.work import Configs, Networks, Work, dense, model_of, of_job
+from workflows.work import Configs, Networks, Work, dense, model_of, of_job, on_core
 
 FLOAT = 4  # bytes
-ASSUMED_TFLOPS = 10.0  # sustained by a GPU
-COLUMNS = ("rule", "jobs", "core-hours", "GPU-hours (assumed)", "disk, GB", "longest job, hours")
+COLUMNS = ("rule", "jobs", "core-hours", "GPU-hours", "disk, GB", "longest job, hours")
 PRIORITIES = ("import", "collect", "pretrain", "extract")  # what Snakemake starts first where it has a choice
 MEASURED_BY = {"ball_wall": "ball_wall", "gradient_quality": "gradients"}  # figures that are not drawn from runs
 
@@ -117,11 +117,13 @@ def policy_bytes(run: RunConfig, configs: Configs) -> float:
     return 0.0
 
 
-def seconds(job: Job, rates: Mapping[str, float], tflops: float) -> float:
-    """Of a job on one core, its products on a GPU where it asks for one; work without a rate takes no time."""
-    if job.ask.gpu:
-        rates = {**rates, "GFLOP": 1e-3 / tflops}
-    return sum(amount * rates.get(unit, 0.0) for unit, amount in job.work.items())
+def seconds(job: Job, rates: Mapping[str, float], gpu_rates: pd.DataFrame) -> float:
+    """Of a job on one core, its updates and searches on a GPU where it asks for one; work without a rate takes no time.
+
+    Several GPUs are reckoned as if they divided a job's updates among them without loss.
+    """
+    on_gpus, work = on_gpu(job.work, gpu_rates) if job.ask.gpu else (0.0, on_core(job.work))
+    return on_gpus / max(job.ask.gpu, 1) + sum(amount * rates.get(unit, 0.0) for unit, amount in work.items())
 
 
 def wall_time(order: list[Job], took: Mapping[str, float], cores: int, gpus: int) -> float:
@@ -184,14 +186,13 @@ def table(todo: list[Job], took: Mapping[str, float]) -> str:
     return numbers_table(COLUMNS, cells)
 
 
-def plan(scale: str, rates: pd.DataFrame, cores: int, gpus: int, tflops: float) -> str:
+def plan(scale: str, rates: pd.DataFrame, gpu_rates: pd.DataFrame, cores: int, gpus: int) -> str:
     """What a scale costs and what that rests on, in Markdown.
 
     Args:
         scale: its name.
-        rates: results/rates.csv.
+        rates, gpu_rates: results/rates.csv and results/gpu_rates.csv.
         cores, gpus: of the machine or machines.
-        tflops: what a GPU is assumed to sustain, in 10¹² FLOP/s.
 
     Raises:
         UserError: the scale is unknown, or asks for more GPUs in a job than there are.
@@ -200,7 +201,7 @@ def plan(scale: str, rates: pd.DataFrame, cores: int, gpus: int, tflops: float) 
     todo = sorted(jobs(Matrix(scale)), key=priority)
     if (most := max(job.ask.gpu for job in todo)) > gpus:
         raise UserError(f"scale {scale} has jobs of {most} GPUs, and there are {gpus}; raise --gpus")
-    took = {job.name: seconds(job, known, tflops) for job in todo}
+    took = {job.name: seconds(job, known, gpu_rates) for job in todo}
     split = {job.name: took[job.name] / (1 if job.ask.gpu else min(job.ask.threads, cores)) for job in todo}
     longest, shortest = (wall_time(todo, times, cores, gpus) / 3600 for times in (took, split))
     wall = amount(longest) if amount(longest) == amount(shortest) else f"{amount(shortest)} to {amount(longest)}"
@@ -211,9 +212,9 @@ def plan(scale: str, rates: pd.DataFrame, cores: int, gpus: int, tflops: float) 
     if longest > shortest:
         lines += ["Wall time: if threads divide a job's time, and if they do not."]
     if uses_gpu:
-        lines += [f"GPU-hours: matrix products at an assumed {tflops:g} TFLOP/s; no GPU was measured."]
-    for unit in sorted({unit for job in todo for unit in job.work} - known.keys()):
-        rules = ", ".join(sorted({job.rule for job in todo if unit in job.work}))
+        lines += [f"Updates on a GPU as measured on {', '.join(gpu_rates['device'].unique())}."]
+    for unit in sorted({unit for job in todo for unit in on_core(job.work)} - known.keys()):
+        rules = ", ".join(sorted({job.rule for job in todo if unit in on_core(job.work)}))
         lines += [f"Not counted, since never measured: {unit} ({rules})."]
     return "\n".join(lines)
 
@@ -246,14 +247,14 @@ def main() -> None:
     parser.add_argument("--scale", default="demo")
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--gpu-tflops", type=float, default=ASSUMED_TFLOPS, help="what a GPU sustains, 10¹² FLOP/s")
     parser.add_argument("--rates", type=Path, default=RATES)
+    parser.add_argument("--gpu-rates", type=Path, default=GPU_RATES)
     parser.add_argument("--into", type=Path, help="also put it into this page, between its marks plan_<scale>")
     args = parser.parse_args()
-    for name in ("cores", "gpus", "gpu_tflops"):
+    for name in ("cores", "gpus"):
         if not getattr(args, name) > 0:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give a number above 0")
-    text = plan(args.scale, read_rates(args.rates), args.cores, args.gpus, args.gpu_tflops)
+            raise UserError(f"--{name} is {getattr(args, name)}; give a number above 0")
+    text = plan(args.scale, read_rates(args.rates), read_gpu_rates(args.gpu_rates), args.cores, args.gpus)
     print(text)
     if args.into:
         args.into.write_text(fill(args.into.read_text(encoding="utf-8"), f"plan_{args.scale}", text), encoding="utf-8")

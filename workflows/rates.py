@@ -24,7 +24,7 @@ from pwm.config import Config, DataConfig, ModelConfig, RunConfig
 from pwm.errors import UserError, exit_on_user_error
 from pwm.gradient_settings import BallWallConfig, GradientQualityConfig
 from workflows.readme import fill, numbers_table
-from workflows.work import Work, of_job
+from workflows.work import Work, of_job, on_core
 
 RATES = Path("results/rates.csv")
 COLUMNS = ["unit", "seconds", "jobs", "scale", "machine", "commit"]
@@ -75,7 +75,7 @@ def measured(folder: Path) -> list[Job]:
         name = str(file.relative_to(folder / "benchmarks").with_suffix(""))
         record = pd.read_csv(file, sep="\t", na_values=["-", "NA"]).iloc[0]
         try:
-            work = of_job(name, configs, final_episodes(folder, name))
+            work = on_core(of_job(name, configs, final_episodes(folder, name)))
         except KeyError as missing:
             print(f"left out: {file}: no config {missing}", file=sys.stderr)
             continue

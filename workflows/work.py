@@ -3,8 +3,11 @@
 Work is counted in units whose time a machine's finished jobs tell (`workflows.rates`):
 
     GFLOP                        matrix products of updates and of planning, forward and backward, by their shapes
+    GFLOP of KIND, VERSION       those of model and policy updates and of searches, for which a GPU has times of its
+                                 own; on a core (`on_core`) they are GFLOP as well
     model update, policy update,
     SAC update, PPO update       what an update costs beside its products
+    search                       one of planning, for all environments of a job; nothing on a core but its products
     call                         one step of all environments of a job, with the policy's actions
     decision SIMULATOR           of one environment, by body or family of tasks
     gradient decision BODY       the same, with the simulator's gradients
@@ -38,9 +41,25 @@ Work = Counter[str]  # unit: how many of it
 # By folder or file below results/<scale>: data/<task>, models/<path>, runs/<path>, gradients/<measurement>.
 Configs = Mapping[str, Config]
 GIGA = 1e9
+PRODUCTS = "GFLOP of "
 FORWARD, INPUT_GRADIENT, BACKWARD = 2, 2, 4  # FLOPs per multiply–add; backward: of weights and input
 EPISODES_TOGETHER = 20  # environments in which the policies of a data set act (`pwm.collect.NUM_ENVS`)
 WIDE_ACTION, MORE_ITERATIONS = 20, 2  # of planning (`pwm.planning`)
+
+
+def products(kind: str, count: float, flops: float, settings: Any) -> Work:
+    """`count` updates or searches with products of so many FLOPs each, as `settings` have their precision and compile."""
+    version = settings.precision + ", compiled" * settings.compile
+    return Work({kind: count, f"{PRODUCTS}{kind}, {version}": count * flops / GIGA})
+
+
+def on_core(work: Work) -> Work:
+    """The same in units that a core's rates are of."""
+    total = Work()
+    for unit, amount in work.items():
+        if unit != "search":
+            total["GFLOP" if unit.startswith(PRODUCTS) else unit] += amount
+    return total
 
 
 def dense(*widths: int) -> int:
@@ -145,7 +164,7 @@ def pretraining(settings: PretrainConfig, tasks: tuple[str, ...]) -> Work:
     """Of a world model."""
     networks = Networks.of(settings.world_model, tasks)
     flops = networks.update(settings.batch_size, settings.horizon, networks.num_q > 0)
-    return Work({"model update": settings.updates, "GFLOP": settings.updates * flops / GIGA})
+    return products("model update", settings.updates, flops, settings)
 
 
 def extraction(settings: ExtractConfig, model: PretrainConfig, tasks: tuple[str, ...], task: str) -> Work:
@@ -162,10 +181,10 @@ def extraction(settings: ExtractConfig, model: PretrainConfig, tasks: tuple[str,
     flops += through * critic * rows if online else FORWARD * critic * rows + INPUT_GRADIENT * critic * batch
     flops += settings.critic_passes * learnt * critic * rows
     flops += FORWARD * networks.encoder * (rows + batch if online else batch)
+    work = products("policy update", settings.updates, flops, settings)
     if own:
-        flops += own.model_updates * networks.update(own.model_batch_size, model.horizon, with_value=False)
-    work = Work({"policy update": settings.updates, "GFLOP": settings.updates * flops / GIGA})
-    work["model update"] = settings.updates * own.model_updates if own else 0
+        flops = networks.update(own.model_batch_size, model.horizon, with_value=False)
+        work += products("model update", settings.updates * own.model_updates, flops, model)
     return work + (acting(task, settings.updates * rows, batch) if online else Work())
 
 
@@ -206,20 +225,20 @@ def tdmpc2(settings: Any, task: str) -> Work:
     if settings.world_model is not None:
         return Work()
     networks = Networks.of(settings.network, (task,))
-    flops = settings.env_steps * networks.update(settings.batch_size, settings.horizon, with_value=True)
+    flops = networks.update(settings.batch_size, settings.horizon, with_value=True)
     return (
-        Work({"model update": settings.env_steps, "GFLOP": flops / GIGA})
+        products("model update", settings.env_steps, flops, settings)
         + acting(task, settings.env_steps, settings.num_envs)
-        + planned(settings, networks, task, settings.env_steps)
+        + planned(settings, networks, task, settings.env_steps, settings.num_envs)
     )
 
 
-def planned(settings: Any, networks: Networks, task: str, decisions: float) -> Work:
-    """What TD-MPC2's decisions cost beside the environment's part."""
+def planned(settings: Any, networks: Networks, task: str, decisions: float, num_envs: int) -> Work:
+    """What TD-MPC2's decisions, `num_envs` at a time, cost beside the environment's part."""
     if settings.planning is None:
         return Work()
-    flops = networks.plan(settings.planning.model_dump(), settings.horizon, get_task(task).action_dim)
-    return Work({"GFLOP": decisions * flops / GIGA})
+    flops = num_envs * networks.plan(settings.planning.model_dump(), settings.horizon, get_task(task).action_dim)
+    return products("search", decisions / num_envs, flops, settings)
 
 
 BASELINES: dict[str, Callable[[Any, str], Work]] = {"ppo": ppo, "sac": sac, "shac": shac, "tdmpc2": tdmpc2}
@@ -234,7 +253,7 @@ def training(run: RunConfig, model: ModelConfig | None) -> Work:
         work = BASELINES[run.algorithm](settings, run.task)
     else:
         work = Work({f"job of {run.algorithm}": 1})
-    points = run.evaluation.curve_points + 1 if "GFLOP" in work else 1
+    points = run.evaluation.curve_points + 1 if "GFLOP" in on_core(work) else 1
     return work + scaled(evaluation(run, model, run.evaluation.curve_episodes), points)
 
 
@@ -244,7 +263,8 @@ def evaluation(run: RunConfig, model: ModelConfig | None, count: int) -> Work:
     if run.algorithm == "tdmpc2":
         settings = config.validate(algorithms.settings_class("tdmpc2"), run.settings, "settings")
         network, tasks = (model.settings.world_model, model.tasks) if model else (settings.network, (run.task,))
-        work += planned(settings, Networks.of(network, tasks), run.task, count * get_task(run.task).episode_length)
+        decisions = count * get_task(run.task).episode_length
+        work += planned(settings, Networks.of(network, tasks), run.task, decisions, count)
     return work
 
 

@@ -22,8 +22,8 @@ class WindowSampler:
     Observations and actions are zero-padded to the widest task, or to `observation_dim` and `action_dim` if these are
     larger. Raises `UserError` for a data set without a valid window.
 
-    With `share` (k, n) a batch is every n-th window, from the k-th on, of those that are drawn: n samplers of the same seed
-    read one batch between them.
+    With `share` (k, n) a batch is every n-th window, from the k-th on, of those that are drawn: n samplers of the same
+    seed read one batch between them.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ def world_size() -> int:
 def join() -> None:
     """Meet the other processes, if there are any: by NCCL, a GPU for each, or by Gloo where there is no GPU.
 
-    To be called before anything is done on a GPU: the process then sees its own alone. The job's threads are shared out.
+    To be called before anything is done on a GPU: the process then sees its own alone. Threads are shared out, too.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return
@@ -53,6 +53,6 @@ def mean(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def randn(*shape: int, device: torch.device) -> Tensor:
-    """Standard normal numbers for this process's share of the batch, the second axis, out of those of the whole batch."""
+    """Standard normal numbers for this process's share of a batch (second axis), out of those of the whole batch."""
     steps, size, *rest = shape
     return torch.randn(steps, size * world_size(), *rest, device=device)[:, rank() :: world_size()]

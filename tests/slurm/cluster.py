@@ -1,7 +1,7 @@
 """A Slurm cluster of two nodes on this machine, for as long as a test takes: python tests/slurm/cluster.py -- COMMAND
 
-Both nodes pretend to 2 cores, 16 GB and 2 GPUs. There is no accounting and no systemd; everything lies in one folder, and
-all that is ended are processes that were started here. Needs root and Debian's packages slurm-wlm and munge.
+Both nodes pretend to 2 cores, 16 GB and 2 GPUs. There is no accounting and no systemd; everything lies in one folder,
+and all that is ended are processes that were started here. Needs root and Debian's packages slurm-wlm and munge.
 """
 
 import contextlib
