@@ -192,6 +192,27 @@ def test_every_scale_resolves(project: Path, tmp_path: Path, scale: str) -> None
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_world_model_on_two_gpus_is_that_on_one(project: Path, tmp_path: Path) -> None:
+    """By two processes, here on the CPU, which learn what one did."""
+    model = "results/test/models/mt30/default/reacher-easy/seed0"
+    words = ["--directory", str(tmp_path), "--resources", "gpu=2", "--set-resources", "pretrain:gpu=2"]
+    done = snakemake(project, *words, "--config", "scale=test", "--", f"{model}/model.safetensors")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "torch.distributed.run --standalone --nproc-per-node 2" in done.stdout + done.stderr
+    one, two = (pd.read_csv(folder / model / "metrics.csv") for folder in (project, tmp_path))
+    assert len(two) == len(one) > 0
+    pd.testing.assert_series_equal(two["model_loss"], one["model_loss"], rtol=1e-3)
+    assert len([*(tmp_path / model).glob("*.safetensors")]) == 1 and not [*(tmp_path / "state").rglob("*.pt")]
+
+
+@pytest.mark.parametrize("rule", ["pretrain", "ppo"])
+def test_a_job_has_the_threads_of_its_rule(project: Path, rule: str) -> None:
+    """In the scale `test` all have one, but for PPO."""
+    folders = {"pretrain": "models/mt30/default/reacher-easy/seed0", "ppo": "runs/locomotion/hopper/ppo/default/seed0"}
+    manifest = json.loads((project / "results/test" / folders[rule] / "manifest.json").read_text())
+    assert manifest["hardware"]["threads"] == Matrix("test").resources(rule).threads == (2 if rule == "ppo" else 1)
+
+
 def test_episodes_are_imported_where_a_scale_says_so(project: Path, edited, tmp_path: Path) -> None:
     """Refused before any job while TD-MPC2's files are absent; then one job makes the data sets of all their tasks."""
     edited(

@@ -48,7 +48,7 @@ WIDE_ACTION, MORE_ITERATIONS = 20, 2  # of planning (`pwm.planning`)
 
 
 def products(kind: str, count: float, flops: float, settings: Any) -> Work:
-    """`count` updates or searches with products of so many FLOPs each, as `settings` have their precision and compile."""
+    """`count` updates or searches with products of so many FLOPs each, in the precision and way of `settings`."""
     version = settings.precision + ", compiled" * settings.compile
     return Work({kind: count, f"{PRODUCTS}{kind}, {version}": count * flops / GIGA})
 

@@ -1,4 +1,4 @@
-# A world model, of one task or of a suite's.
+# A world model, of one task or of a suite's; on several GPUs by as many processes, each with its share of every batch.
 
 
 rule pretrain:
@@ -23,5 +23,6 @@ rule pretrain:
         runtime=need("pretrain", "runtime"),
         gpu=need("pretrain", "gpu"),
     shell:
-        "python -m pwm.pretrain --config {input.config:q} --data $(dirname {input.data:q})"
+        "python $([ {resources.gpu} -lt 2 ] || echo -m torch.distributed.run --standalone --nproc-per-node {resources.gpu})"
+        " -m pwm.pretrain --config {input.config:q} --data $(dirname {input.data:q})"
         " --out $(dirname {output.weights:q}) > {log:q} 2>&1"
