@@ -1,5 +1,6 @@
 # make env        the environment .venv, as requirements.lock says
 # make test       the test suite             (PYTEST_ARGS="-k hopper" picks tests)
+# make slurm      the scale `test` on a Slurm cluster of two nodes on this machine, as root; apt installs Slurm
 # make faults     damage, hostile files, full disks and the like, all that tests/faults has; counts in docs/reliability.md
 # make reproduce  everything, and a report   (SCALE=test, demo, learning, laptop or paper)
 # make plan       what a scale will cost     (SCALE=paper CORES=64 GPUS=8)
@@ -21,7 +22,7 @@ BIN := .venv/bin
 WITH_PATH := PATH="$(CURDIR)/$(BIN):$$PATH"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env test faults reproduce report plan bench readme lint format lock
+.PHONY: env test slurm faults reproduce report plan bench readme lint format lock
 .DEFAULT_GOAL := env
 
 env: .venv/.stamp
@@ -37,6 +38,10 @@ env: .venv/.stamp
 
 test: env
 	$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+slurm: env
+	@command -v slurmctld munged >/dev/null || tests/slurm/install
+	$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm -rs --whole-scale
 
 faults: env
 	$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --reliability docs/reliability.md
