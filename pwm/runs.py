@@ -171,16 +171,8 @@ class Run:
     def bar(self, total: int, start: int, unit: str) -> tqdm:
         """A progress bar with rate and remaining time."""
         name = getattr(self.config, "task", None) or ",".join(self.config.tasks)
-        label = f"{name} seed {self.config.seed}"
-        return tqdm(
-            total=total,
-            initial=start,
-            desc=label,
-            unit=unit,
-            mininterval=2.0,
-            dynamic_ncols=True,
-            disable=not self.writes,
-        )
+        shown = {"desc": f"{name} seed {self.config.seed}", "unit": unit, "disable": not self.writes}
+        return tqdm(total=total, initial=start, mininterval=2.0, dynamic_ncols=True, **shown)
 
     def progress(self, total: int, start: int = 0) -> Iterator[int]:
         """Count the updates from `start` to `total` behind a progress bar."""
@@ -221,15 +213,14 @@ class Run:
         self.check()
         row["wall_time_s"] = round(self.wall_time, 2)
         self.rows.append(row)
-        self._write_metrics(self.state_folder / "metrics.csv")
+        if self.writes:
+            self._write_metrics(self.state_folder / "metrics.csv")
         if self._writer:
             for key, value in row.items():
                 self._writer.add_scalar(key, value, row["updates"])
             self._writer.flush()
 
     def _write_metrics(self, path: Path) -> None:
-        if not self.writes:
-            return
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(self.rows[-1]))
             writer.writeheader()

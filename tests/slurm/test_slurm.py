@@ -58,7 +58,7 @@ def test_the_workflow_outlives_a_cancelled_job_and_a_broken_node(
     project: Path, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     copy_project(tmp_path)
-    whole = pytestconfig.getoption("--whole-scale")
+    whole = pytestconfig.getoption("--whole-scale", default=False)
     targets = [] if whole else ["--", *(f"results/test/runs/{run}/eval.json" for run in PART)]
     command = [str(BIN / "snakemake"), *PROFILE, "--config", "scale=test", *targets]
     with cluster() as slurm, (tmp_path / "out.txt").open("w") as out:
