@@ -124,7 +124,7 @@ class Cluster:
         """Cancel what is left of jobs and end all daemons, the newest first."""
         self.ask("scancel", "--full", "--user=root")
         with contextlib.suppress(TimeoutError):
-            self._wait(lambda: not self.ask("squeue", "--noheader"), "jobs to end")
+            self._wait(lambda: not self.ask("squeue", "--noheader", "--states=RUNNING"), "jobs to end")
         for name in reversed([*self.daemons]):
             self.crash(name)
 
