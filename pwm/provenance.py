@@ -14,6 +14,7 @@ import torch
 
 from pwm.config import Config
 from pwm.hardware import processor
+from pwm.nn import processes
 
 PACKAGES = ("torch", "mujoco", "dm_control", "gymnasium", "numpy", "stable_baselines3")
 
@@ -38,6 +39,7 @@ def provenance(config: Config, started: float, **facts: Any) -> dict[str, Any]:
             "processor": processor(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "processes": processes.world_size(),  # each of them with so many threads and a GPU, if there is any
             "gpu": gpu,
         },
         "seed": config.seed,
