@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pwm.config import ExtractConfig
 from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.cuda_graph import graphed
-from pwm.nn.layers import products_in
+from pwm.nn.layers import computed
 from pwm.nn.optimisation import adam, apply_gradients, compiled, linear_decay, permutation, set_rate
 from pwm.nn.returns import horizon_return, td_lambda
 from pwm.nn.world_model import WorldModel
@@ -211,9 +211,9 @@ class PolicyTrainer:
         self.critic_optimiser = adam(critic.parameters(), config.critic_lr, device, betas=config.betas)
         self.return_scale = RunningVariance(device=device)
         self.updates = 0
-        self._imagine = compiled(imagine, config.compile, device)
-        self._objective = compiled(objective, config.compile, device)
-        self._critic_loss = compiled(critic_loss, config.compile, device)
+        self._imagine = imagine
+        self._objective = objective
+        self._critic_loss = critic_loss
         networks = (*model.children(), actor.mean, critic)
         self._offline_step = graphed(self._step, config.compile and config.online is None, device, networks)
 
@@ -240,7 +240,7 @@ class PolicyTrainer:
         reencode = config.online is not None and config.online.reencode
         parameters = list(self.actor.parameters())
         with frozen(self.model, self.critic):
-            with products_in(config.precision, z.device):
+            with computed(config.precision, config.compile, z.device):
                 path = rollout(self.model, self.actor, z, task, noise, environment, reencode, self._imagine)
                 worth = self._objective(self.model, self.critic, path, task, config, environment is not None)
             self.return_scale.update(worth.returns.detach())
@@ -264,7 +264,7 @@ class PolicyTrainer:
         z = path.z.detach().flatten(0, 1)
 
         def loss(z: Tensor, target: Tensor) -> Tensor:
-            with products_in(config.precision, z.device):
+            with computed(config.precision, config.compile, z.device):
                 return self._critic_loss(self.critic, z, target)
 
         return fit_critic(loss, self.critic_optimiser, z, target, config)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pwm.config import PretrainConfig
 from pwm.data.batch import Batch
 from pwm.nn.cuda_graph import graphed
-from pwm.nn.layers import products_in
+from pwm.nn.layers import computed
 from pwm.nn.optimisation import adam, apply_gradients, compiled, linear_decay, permutation, set_rate
 from pwm.nn.world_model import WorldModel
 
@@ -158,7 +158,7 @@ class ModelTrainer:
             prior = model.policy_prior.parameters()
             self.prior_optimiser = adam(prior, config.learning_rate, self.discount.device, eps=1e-5)
         self.value_scale = torch.ones((), device=self.discount.device)
-        self._loss = compiled(world_model_loss, config.compile, self.discount.device)
+        self._loss = world_model_loss
         self._graphed_step = graphed(self._step, config.compile, self.discount.device, model.children())
 
     def update(self, batch: Batch, progress: float) -> dict[str, Tensor]:
@@ -181,7 +181,7 @@ class ModelTrainer:
 
     def _step(self, *parts: Tensor) -> dict[str, Tensor]:
         config, model, batch = self.config, self.model, Batch(*parts)
-        with products_in(config.precision, batch.obs.device):
+        with computed(config.precision, config.compile, batch.obs.device):
             with torch.no_grad():
                 next_z = model.encode(batch.obs[1:], batch.task)
             target = None
@@ -207,7 +207,7 @@ class ModelTrainer:
         config, model = self.config, self.model
         noise = torch.randn(*z.shape[:2], model.action_dim, device=z.device)
         members = self._draw_members()
-        with products_in(config.precision, z.device):
+        with computed(config.precision, config.compile, z.device):
             loss, scale = policy_prior_loss(model, z, batch.task, noise, members, self.value_scale, config)
         self.value_scale.copy_(scale)
         parameters = list(model.policy_prior.parameters())

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pwm.nn.layers import EnsembleLayerNorm, EnsembleLinear, Linear, Mish, Standardise
+from pwm.nn.fused import fused
+from pwm.nn.layers import EnsembleLayerNorm, EnsembleLinear, Linear, Mish, Standardise, mish_norm_layers
 
 
 class Actor(nn.Module):
@@ -50,7 +51,7 @@ class Actor(nn.Module):
         Returns:
             [..., A] in (−1, 1).
         """
-        mean = self.mean(z if self.standardise is None else self.standardise(z, 0))
+        mean = mish_norm_layers(self.mean, z if self.standardise is None else self.standardise(z, 0))
         if noise is None:
             return torch.tanh(mean)
         return torch.tanh(mean + self.log_std.exp() * noise)
@@ -85,9 +86,13 @@ class Critic(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """All members' values of z [B, Z]: [K, B]."""
         xs = [z if self.standardise is None else self.standardise(z, 0)] * self.members
-        for layer in self.values:
-            xs = [layer(x) for x in xs] if isinstance(layer, Mish) else layer(xs)
-        return torch.stack(xs).squeeze(-1)
+        *hidden, last = self.values
+        for linear, activation, norm in zip(*[iter(hidden)] * 3, strict=True):
+            if fused(linear.weight):
+                xs = linear.fused(xs, norm, dropout=0.0, mish_first=True)
+            else:
+                xs = norm([activation(x) for x in linear(xs)])
+        return torch.stack(last(xs)).squeeze(-1)
 
     def minimum(self, z: Tensor) -> Tensor:
         """The value PWM uses, min_k V_k(z): [B, Z] → [B]."""

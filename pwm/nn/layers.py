@@ -4,11 +4,14 @@ Shapes: `...` is any number of leading batch dimensions, D the feature size, K t
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pwm.nn.fused import fused, fused_layers, normed_mish
 
 
 def simnorm(x: Tensor, group: int) -> Tensor:
@@ -64,6 +67,13 @@ def mish(x: Tensor) -> Tensor:
 def products_in(precision: str, device: torch.device) -> torch.autocast:
     """Inside, matrix products take and give numbers of this precision ("float32" or "bfloat16"), summed in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextmanager
+def computed(precision: str, compile: bool, device: torch.device) -> Iterator[None]:
+    """Inside, networks are computed as these settings say: `products_in`, and `fused_layers` on a CPU."""
+    with products_in(precision, device), fused_layers(compile and device.type == "cpu"):
+        yield
 
 
 def full_precision(product: Tensor) -> Tensor:
@@ -129,7 +139,24 @@ class NormedLinear(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused(self.linear.weight) and isinstance(self.norm, nn.LayerNorm) and isinstance(self.activation, Mish):
+            return fused_layer(x, self.linear, self.norm, mish_first=False)
         return self.activation(self.norm(self.linear(x)))
+
+
+def fused_layer(x: Tensor, linear: nn.Linear, norm: nn.LayerNorm, mish_first: bool) -> Tensor:
+    """`normed_mish` of linear(x), [..., in] → [..., out]; in low precision, where products are."""
+    product = F.linear(x, linear.weight)
+    parts = product.flatten(0, -2), linear.bias, norm.weight, norm.bias
+    return normed_mish(*parts, epsilon=norm.eps, mish_first=mish_first).view_as(product)
+
+
+def mish_norm_layers(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """Linear, Mish, LayerNorm, again and again, and at the end Linear: the layers of PWM's actor."""
+    *hidden, last = layers
+    for linear, activation, norm in zip(*[iter(hidden)] * 3, strict=True):
+        x = fused_layer(x, linear, norm, mish_first=True) if fused(linear.weight) else norm(activation(linear(x)))
+    return last(x)
 
 
 # The layers of an ensemble hold the weights of all K members, stacked, and take and give one tensor [B, D] per member:
@@ -160,6 +187,21 @@ class EnsembleLinear(nn.Module):
         parts = zip(_pick(self.bias, members), xs, _pick(self.weight, members), strict=True)
         return [full_precision(torch.addmm(*part)) for part in parts]
 
+    def fused(
+        self,
+        xs: Sequence[Tensor],
+        norm: "EnsembleLayerNorm",
+        dropout: float,
+        mish_first: bool,
+        members: Tensor | None = None,
+    ) -> list[Tensor]:
+        """`normed_mish` of each member's product with what stands behind it."""
+        weights, *parts = (_pick(p, members) for p in (self.weight, self.bias, norm.weight, norm.bias))
+        return [
+            normed_mish(x @ weight, *(part[0] for part in own), dropout, mish_first=mish_first)
+            for x, weight, *own in zip(xs, weights, *parts, strict=True)
+        ]
+
 
 class EnsembleLayerNorm(nn.Module):
     """LayerNorm with its own scale and shift per member."""
@@ -189,6 +231,8 @@ class EnsembleNormedLinear(nn.Module):
         self.dropout = dropout
 
     def forward(self, xs: Sequence[Tensor], members: Tensor | None = None) -> list[Tensor]:
+        if fused(self.linear.weight):
+            return self.linear.fused(xs, self.norm, self.dropout if self.training else 0.0, False, members)
         xs = self.linear(xs, members)
         if self.dropout:
             xs = [F.dropout(x, self.dropout, self.training) for x in xs]
