@@ -16,7 +16,7 @@ from pwm.config import PretrainConfig
 from pwm.data.batch import Batch
 from pwm.nn.cuda_graph import graphed
 from pwm.nn.layers import computed
-from pwm.nn.optimisation import adam, apply_gradients, compiled, linear_decay, permutation, set_rate
+from pwm.nn.optimisation import adam, apply_gradients, linear_decay, permutation, set_rate
 from pwm.nn.world_model import WorldModel
 
 
@@ -158,7 +158,6 @@ class ModelTrainer:
             prior = model.policy_prior.parameters()
             self.prior_optimiser = adam(prior, config.learning_rate, self.discount.device, eps=1e-5)
         self.value_scale = torch.ones((), device=self.discount.device)
-        self._loss = world_model_loss
         self._graphed_step = graphed(self._step, config.compile, self.discount.device, model.children())
 
     def update(self, batch: Batch, progress: float) -> dict[str, Tensor]:
@@ -188,7 +187,7 @@ class ModelTrainer:
             if self.with_value:
                 noise, members = torch.randn_like(batch.action), self._draw_members()
                 target = td_target(model, batch, next_z, self.discount[batch.task], noise, members)
-            loss, terms, z = self._loss(model, batch, next_z, config, target)
+            loss, terms, z = world_model_loss(model, batch, next_z, config, target)
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         gradients = torch.autograd.grad(loss, parameters)
         norm = apply_gradients(self.optimiser, parameters, gradients, config.grad_norm)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pwm.nn.fused import fused
-from pwm.nn.layers import EnsembleLayerNorm, EnsembleLinear, Linear, Mish, Standardise, mish_norm_layers
+from pwm.nn.layers import EnsembleLayerNorm, EnsembleLinear, Mish, MishNormMLP, Standardise
 
 
 class Actor(nn.Module):
@@ -33,11 +33,7 @@ class Actor(nn.Module):
     ) -> None:
         super().__init__()
         self.standardise = Standardise(1, latent_dim) if standardised else None
-        layers: list[nn.Module] = []
-        widths = [latent_dim, *units]
-        for inputs, outputs in itertools.pairwise(widths):
-            layers += [Linear(inputs, outputs), Mish(), nn.LayerNorm(outputs)]
-        self.mean = nn.Sequential(*layers, Linear(widths[-1], action_dim))
+        self.mean = MishNormMLP(latent_dim, units, action_dim)
         self.log_std = nn.Parameter(torch.full((action_dim,), log_std))
         self.log_std_min = log_std_min
 
@@ -51,7 +47,7 @@ class Actor(nn.Module):
         Returns:
             [..., A] in (−1, 1).
         """
-        mean = mish_norm_layers(self.mean, z if self.standardise is None else self.standardise(z, 0))
+        mean = self.mean(z if self.standardise is None else self.standardise(z, 0))
         if noise is None:
             return torch.tanh(mean)
         return torch.tanh(mean + self.log_std.exp() * noise)

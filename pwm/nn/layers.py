@@ -151,12 +151,20 @@ def fused_layer(x: Tensor, linear: nn.Linear, norm: nn.LayerNorm, mish_first: bo
     return normed_mish(*parts, epsilon=norm.eps, mish_first=mish_first).view_as(product)
 
 
-def mish_norm_layers(layers: nn.Sequential, x: Tensor) -> Tensor:
+class MishNormMLP(nn.Sequential):
     """Linear, Mish, LayerNorm, again and again, and at the end Linear: the layers of PWM's actor."""
-    *hidden, last = layers
-    for linear, activation, norm in zip(*[iter(hidden)] * 3, strict=True):
-        x = fused_layer(x, linear, norm, mish_first=True) if fused(linear.weight) else norm(activation(linear(x)))
-    return last(x)
+
+    def __init__(self, inputs: int, units: Sequence[int], outputs: int) -> None:
+        widths, layers = [inputs, *units], []
+        for a, b in itertools.pairwise(widths):
+            layers += [Linear(a, b), Mish(), nn.LayerNorm(b)]
+        super().__init__(*layers, Linear(widths[-1], outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        *hidden, last = self
+        for linear, activation, norm in zip(*[iter(hidden)] * 3, strict=True):
+            x = fused_layer(x, linear, norm, mish_first=True) if fused(linear.weight) else norm(activation(linear(x)))
+        return last(x)
 
 
 # The layers of an ensemble hold the weights of all K members, stacked, and take and give one tensor [B, D] per member:
@@ -196,10 +204,10 @@ class EnsembleLinear(nn.Module):
         members: Tensor | None = None,
     ) -> list[Tensor]:
         """`normed_mish` of each member's product with what stands behind it."""
-        weights, *parts = (_pick(p, members) for p in (self.weight, self.bias, norm.weight, norm.bias))
+        rows = (_pick(p.flatten(1), members) for p in (self.bias, norm.weight, norm.bias))
         return [
-            normed_mish(x @ weight, *(part[0] for part in own), dropout, mish_first=mish_first)
-            for x, weight, *own in zip(xs, weights, *parts, strict=True)
+            normed_mish(x @ weight, *own, dropout, mish_first=mish_first)
+            for x, weight, *own in zip(xs, _pick(self.weight, members), *rows, strict=True)
         ]
 
 

@@ -1,0 +1,180 @@
+"""Fused layers against the same equations in float64, and whole losses with them against those without."""
+
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import make_batch, make_model, model_settings
+from torch.nn import functional as F
+
+from pwm import agent
+from pwm.config import ExtractConfig
+from pwm.model_learning import td_target, world_model_loss
+from pwm.nn import fused
+from pwm.nn.actor_critic import Actor, Critic
+from pwm.nn.fused import fused_layers, kept, normed_mish
+from pwm.nn.layers import computed, products_in
+
+pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+
+CPU = torch.device("cpu")
+
+
+def exact(product, bias, weight, shift, mask, scale, mish_first):
+    """The equations, one operation after the other."""
+    x = (product + bias) * mask * scale
+    x = F.mish(x) if mish_first else x
+    x = F.layer_norm(x, x.shape[-1:], weight, shift)
+    return x if mish_first else F.mish(x)
+
+
+def value_and_gradients(function, parts, above):
+    parts = [part.detach().requires_grad_() for part in parts]
+    value = function(*parts)
+    return value, *torch.autograd.grad(value, parts, above.to(value.dtype))
+
+
+def random_layer(rows, features, size=2.0):
+    product = size * torch.randn(rows, features)
+    return product, torch.randn(features), 0.5 + torch.rand(features), torch.randn(features)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(1, 70),
+    features=st.integers(8, 70),
+    dropout=st.sampled_from([0.0, 0.01, 0.5]),
+    mish_first=st.booleans(),
+    threads=st.sampled_from([1, 2]),
+    seed=st.integers(0, 2**31),
+)
+def test_value_and_gradients(rows, features, dropout, mish_first, threads, seed):
+    torch.manual_seed(seed)
+    parts, above = random_layer(rows, features), torch.randn(rows, features)
+    state = torch.get_rng_state()
+    mask = kept((rows, features), dropout).double() if dropout else torch.ones(rows, features).double()
+    torch.set_rng_state(state)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ours = value_and_gradients(lambda *parts: normed_mish(*parts, dropout, mish_first=mish_first), parts, above)
+    finally:
+        torch.set_num_threads(before)
+    options = mask, 1.0 / (1.0 - dropout), mish_first
+    doubles = [part.double() for part in parts]
+    expected = value_and_gradients(lambda *parts: exact(*parts, *options), doubles, above)
+    scale = expected[1].abs().max().item()
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5 * max(1.0, scale) * max(1.0, rows**0.5))
+
+
+@pytest.mark.parametrize("mish_first", [False, True])
+def test_low_precision_rounds_what_goes_in_and_out(mish_first):
+    torch.manual_seed(0)
+    product, *parts = random_layer(300, 40)
+    product, above = product.bfloat16(), torch.randn(300, 40).bfloat16()
+    low = value_and_gradients(lambda *parts: normed_mish(*parts, mish_first=mish_first), (product, *parts), above)
+    full = value_and_gradients(
+        lambda *parts: normed_mish(*parts, mish_first=mish_first), (product.float(), *parts), above.float()
+    )
+    for a, b in zip(low[:2], full[:2], strict=True):
+        assert a.dtype == torch.bfloat16 and (a == b.bfloat16()).float().mean() > 0.99
+        torch.testing.assert_close(a.float(), b, rtol=2**-8, atol=1e-5)
+    for a, b in zip(low[2:], full[2:], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("mish_first", [False, True])
+def test_extremes(mish_first):
+    """Very large and very small numbers are right, and what is no number stays none, in its own row."""
+    torch.manual_seed(0)
+    product, *parts = random_layer(6, 33, size=200.0)
+    product[3, 5], product[4, 0] = torch.nan, torch.inf
+    ours = normed_mish(product, *parts, mish_first=mish_first)
+    expected = exact(*(part.double() for part in (product, *parts)), 1.0, 1.0, mish_first)
+    assert ours[3].isnan().any() and ours[4].isnan().any()
+    rest = [0, 1, 2, 5]
+    torch.testing.assert_close(ours[rest].double(), expected[rest], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.01, 0.3])
+def test_numbers_are_dropped_independently(dropout):
+    torch.manual_seed(0)
+    dropped = 1.0 - kept((4000, 500), dropout).double()
+    deviation = (dropout * (1 - dropout)) ** 0.5
+    for share, count, spread in (
+        (dropped.mean() - dropout, dropped.numel(), deviation),
+        (dropped[:, 0].mean() - dropout, 4000, deviation),
+        (dropped[-1].mean() - dropout, 500, deviation),
+        ((dropped[:, 1:] * dropped[:, :-1]).mean() - dropout**2, 4000 * 499, 2 * dropout),
+    ):
+        assert abs(share.item()) < 5 * spread / count**0.5
+    assert not torch.equal(kept((40, 50), dropout), kept((40, 50), dropout))
+
+
+def assert_equal_losses(loss, module, precision="float32", tolerance=1e-5):
+    results, parameters = [], [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for compile in (False, True):
+        torch.manual_seed(1)
+        with computed(precision, compile, CPU):
+            value = loss()
+        results.append((value, *torch.autograd.grad(value, parameters, allow_unused=True)))
+    for a, b in zip(*results, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(b, a, rtol=tolerance, atol=tolerance * a.abs().max().clamp(min=1.0).item())
+    return results
+
+
+@pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("bfloat16", 0.03)])
+def test_losses(precision, tolerance, monkeypatch):
+    """The world model's full loss and the policy's are those of layers that are not fused."""
+    calls = []
+    monkeypatch.setattr(
+        fused._NormedMish, "apply", lambda *parts, of=fused._NormedMish.apply: calls.append(1) or of(*parts)
+    )
+    torch.manual_seed(0)
+    model, batch = make_model(11, (1, 2), num_q=3, dropout=0.0), make_batch(4, 32, tasks=2)
+    with products_in("float32", CPU):
+        next_z = model.encode(batch.obs[1:], batch.task).detach()
+    noise, members, discount = torch.randn(4, 32, 2), torch.tensor([2, 0]), torch.full((32,), 0.9)
+    target = td_target(model, batch, next_z, discount, noise, members)
+    config = model_settings(11)
+    assert_equal_losses(lambda: world_model_loss(model, batch, next_z, config, target)[0], model, precision, tolerance)
+    assert calls
+    count = len(calls)
+    actor, critic = Actor(16, 2, (16, 8)), Critic(16, (16, 8), 3)
+    z = torch.rand(32, 16)
+
+    def policy_loss():
+        path = agent.rollout(model, actor, z, batch.task, noise)
+        return -agent.objective(model, critic, path, batch.task, ExtractConfig(), False).returns.mean()
+
+    assert_equal_losses(policy_loss, actor, precision, tolerance)
+    values = torch.randn(32)
+    assert_equal_losses(lambda: agent.critic_loss(critic, z, values), critic, precision, tolerance)
+    assert len(calls) > count
+
+
+def test_dropout_is_drawn_in_training_alone():
+    torch.manual_seed(0)
+    model, batch = make_model(11, (1, 2), num_q=3, dropout=0.5), make_batch(1, 6, tasks=2)
+    z, action = torch.rand(6, 16), batch.action[0]
+    with fused_layers(True), torch.no_grad():
+        one, other = (model.train().q_output(z, action, batch.task) for _ in range(2))
+        assert not torch.equal(one, other)
+        still = model.eval().q_output(z, action, batch.task)
+    torch.testing.assert_close(still, model.q_output(z, action, batch.task), rtol=1e-5, atol=1e-5)
+
+
+def test_double_precision_and_other_activations_are_not_fused(monkeypatch):
+    monkeypatch.setattr(fused, "_library", lambda: None)
+    torch.manual_seed(0)
+    batch = make_batch(1, 6)
+    for model in (make_model().double(), make_model(activation="relu"), make_model(layer_norm=False)):
+        kind = next(model.parameters()).dtype
+        with fused_layers(True):
+            a = model.encode(batch.obs[0].to(kind), batch.task)
+        assert torch.equal(a, model.encode(batch.obs[0].to(kind), batch.task))
