@@ -3,18 +3,17 @@
 Shapes: H horizon, B batch, O observation, A action, Z latent, K critics; time comes first.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pwm.config import ExtractConfig
 from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.cuda_graph import graphed
 from pwm.nn.layers import computed
-from pwm.nn.optimisation import adam, apply_gradients, linear_decay, permutation, set_rate
+from pwm.nn.optimisation import adam, apply_gradients, frozen, linear_decay, permutation, set_rate
 from pwm.nn.returns import horizon_return, td_lambda
 from pwm.nn.world_model import WorldModel
 
@@ -179,19 +178,6 @@ class RunningVariance:
     def state(self) -> tuple[float, float, float]:
         """The arguments that make an equal one."""
         return self.mean.item(), self.variance.item(), self.count.item()
-
-
-@contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Inside, no gradient of the modules' parameters is prepared for, which saves time and memory."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 class PolicyTrainer:

@@ -16,7 +16,7 @@ from pwm.config import PretrainConfig
 from pwm.data.batch import Batch
 from pwm.nn.cuda_graph import graphed
 from pwm.nn.layers import computed
-from pwm.nn.optimisation import adam, apply_gradients, linear_decay, permutation, set_rate
+from pwm.nn.optimisation import adam, apply_gradients, frozen, linear_decay, permutation, set_rate
 from pwm.nn.world_model import WorldModel
 
 
@@ -206,7 +206,7 @@ class ModelTrainer:
         config, model = self.config, self.model
         noise = torch.randn(*z.shape[:2], model.action_dim, device=z.device)
         members = self._draw_members()
-        with computed(config.precision, config.compile, z.device):
+        with frozen(model.q_heads), computed(config.precision, config.compile, z.device):
             loss, scale = policy_prior_loss(model, z, batch.task, noise, members, self.value_scale, config)
         self.value_scale.copy_(scale)
         parameters = list(model.policy_prior.parameters())

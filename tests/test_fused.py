@@ -14,7 +14,7 @@ from pwm.config import ExtractConfig
 from pwm.model_learning import td_target, world_model_loss
 from pwm.nn import fused
 from pwm.nn.actor_critic import Actor, Critic
-from pwm.nn.fused import fused_layers, kept, normed_mish
+from pwm.nn.fused import fused_layer, fused_layers, kept
 from pwm.nn.layers import computed, products_in
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
@@ -28,6 +28,12 @@ def exact(product, bias, weight, shift, mask, scale, mish_first):
     x = F.mish(x) if mish_first else x
     x = F.layer_norm(x, x.shape[-1:], weight, shift)
     return x if mish_first else F.mish(x)
+
+
+def normed_mish(product, bias, weight, shift, dropout=0.0, mish_first=False):
+    """A fused layer whose product is given."""
+    same, *parts = (part.unsqueeze(0) for part in (torch.eye(product.shape[1]), bias, weight, shift))
+    return fused_layer([product], same, *parts, dropout=dropout, mish_first=mish_first)[0]
 
 
 def value_and_gradients(function, parts, above):
@@ -70,12 +76,40 @@ def test_value_and_gradients(rows, features, dropout, mish_first, threads, seed)
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5 * max(1.0, scale) * max(1.0, rows**0.5))
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("members", [(0, 1, 2), (2, 0)])
+def test_ensembles(members, shared):
+    """Products, with inputs of their own or one for all members, of all of them or of some."""
+    torch.manual_seed(0)
+    rows, inputs, features = 50, 20, 30
+    xs = [torch.randn(rows, inputs) for _ in range(1 if shared else len(members))]
+    parts = [torch.randn(3, inputs, features), *(torch.randn(3, 1, features) for _ in range(3))]
+    above = torch.randn(len(members), rows, features)
+
+    def plainly(weight, bias, scale, shift, *xs):
+        inputs = xs * len(members) if shared else xs
+        return torch.stack(
+            [
+                exact(x @ weight[k], bias[k, 0], scale[k, 0], shift[k, 0], 1.0, 1.0, True)
+                for k, x in zip(members, inputs, strict=True)
+            ]
+        )
+
+    def ours(weight, bias, scale, shift, *xs):
+        return torch.stack(fused_layer(xs, weight, bias, scale, shift, members, mish_first=True))
+
+    found = value_and_gradients(ours, (*parts, *xs), above)
+    for a, b in zip(found, value_and_gradients(plainly, [part.double() for part in (*parts, *xs)], above), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=2e-5 * b.abs().max().item())
+
+
 @pytest.mark.parametrize("mish_first", [False, True])
 def test_low_precision_rounds_what_goes_in_and_out(mish_first):
     torch.manual_seed(0)
     product, *parts = random_layer(300, 40)
     product, above = product.bfloat16(), torch.randn(300, 40).bfloat16()
-    low = value_and_gradients(lambda *parts: normed_mish(*parts, mish_first=mish_first), (product, *parts), above)
+    with products_in("bfloat16", CPU):
+        low = value_and_gradients(lambda *parts: normed_mish(*parts, mish_first=mish_first), (product, *parts), above)
     full = value_and_gradients(
         lambda *parts: normed_mish(*parts, mish_first=mish_first), (product.float(), *parts), above.float()
     )
@@ -133,7 +167,7 @@ def test_losses(precision, tolerance, monkeypatch):
     """The world model's full loss and the policy's are those of layers that are not fused."""
     calls = []
     monkeypatch.setattr(
-        fused._NormedMish, "apply", lambda *parts, of=fused._NormedMish.apply: calls.append(1) or of(*parts)
+        fused._FusedLayer, "apply", lambda *parts, of=fused._FusedLayer.apply: calls.append(1) or of(*parts)
     )
     torch.manual_seed(0)
     model, batch = make_model(11, (1, 2), num_q=3, dropout=0.0), make_batch(4, 32, tasks=2)

@@ -81,11 +81,11 @@ class Critic(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """All members' values of z [B, Z]: [K, B]."""
-        xs = [z if self.standardise is None else self.standardise(z, 0)] * self.members
+        xs = [z if self.standardise is None else self.standardise(z, 0)]
         *hidden, last = self.values
         for linear, activation, norm in zip(*[iter(hidden)] * 3, strict=True):
             if fused(linear.weight):
-                xs = linear.fused(xs, norm, dropout=0.0, mish_first=True)
+                xs = linear.fused(xs, norm, mish_first=True)
             else:
                 xs = norm([activation(x) for x in linear(xs)])
         return torch.stack(last(xs)).squeeze(-1)

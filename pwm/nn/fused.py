@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _wanted = False
 
 @contextmanager
 def fused_layers(wanted: bool) -> Iterator[None]:
-    """Inside, layers of float32 weights on a CPU are computed by `normed_mish` if that is `wanted`.
+    """Inside, layers of float32 weights on a CPU are computed by `fused_layer` if that is `wanted`.
 
     Raises:
         UserError: it is, and there is no C++ compiler.
@@ -46,7 +46,7 @@ def fused_layers(wanted: bool) -> Iterator[None]:
 
 
 def fused(weight: Tensor) -> bool:
-    """Whether the layer of this weight is to be computed by `normed_mish`."""
+    """Whether the layer of this weight is to be computed by `fused_layer`."""
     return _wanted and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
@@ -92,58 +92,79 @@ def kept(shape: tuple[int, int], dropout: float) -> Tensor:
     return mask.view(shape)
 
 
-class _NormedMish(torch.autograd.Function):
+class _FusedLayer(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, product: Tensor, bias: Tensor, weight: Tensor, shift: Tensor, dropout: float, *options: Any
-    ) -> Tensor:
-        epsilon, mish_first = options
-        mask = kept(tuple(product.shape), dropout) if dropout else None
-        ctx.layer = _Layer(
-            *product.shape,
-            *(None if part is None else part.data_ptr() for part in (bias, weight, shift, mask)),
-            1.0 / (1.0 - dropout),
-            epsilon,
-            torch.get_num_threads(),
-        )
-        ctx.order = mish_first, product.dtype == torch.bfloat16
-        output, (mean, inverse_std) = torch.empty_like(product), torch.empty(2, len(product))
-        pointers = (part.data_ptr() for part in (product, output, mean, inverse_std))
-        _library().forward(ctx.layer, *ctx.order, *pointers)
-        ctx.save_for_backward(product, mean, inverse_std, bias, weight, shift, mask)
-        return output
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        members, dropout, epsilon, mish_first, *xs = rest
+        low = torch.is_autocast_enabled("cpu")  # products in bfloat16
+        ctx.order, ctx.members = (mish_first, low), members
+        ctx.parameters, ctx.kinds = (bias, scale, shift), [x.dtype for x in xs]
+        weight, *xs = (part.to(torch.bfloat16 if low else torch.float32) for part in (weight, *xs))
+        ctx.layers, outputs, saved = [], [], []
+        for i, k in enumerate(members):
+            x = xs[i % len(xs)]
+            product = x @ weight[k]
+            mask = kept(tuple(product.shape), dropout) if dropout else None
+            parts = *(part[k].data_ptr() for part in (bias, scale, shift)), None if mask is None else mask.data_ptr()
+            layer = _Layer(*product.shape, *parts, 1.0 / (1.0 - dropout), epsilon, torch.get_num_threads())
+            output, moments = torch.empty_like(product), torch.empty(2, len(product))
+            _library().forward(layer, *ctx.order, *_pointers(product, output, *moments))
+            ctx.layers.append(layer)
+            outputs.append(output)
+            saved += [product, moments, mask]
+        ctx.save_for_backward(weight, *xs, *saved)
+        return tuple(outputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        product, mean, inverse_std, *_ = ctx.saved_tensors
-        gradient = gradient.to(product.dtype).contiguous()
-        of_product, sums = torch.empty_like(product), torch.zeros(ctx.layer.threads, 3, product.shape[1])
-        pointers = (part.data_ptr() for part in (product, gradient, mean, inverse_std, of_product, sums))
-        _library().backward(ctx.layer, *ctx.order, *pointers)
-        return of_product, *sums.sum(0), None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = len(ctx.kinds)
+        weight, *saved = ctx.saved_tensors
+        xs, saved = saved[:inputs], saved[inputs:]
+        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[0] else None
+        of_rest = [torch.zeros_like(part) for part in ctx.parameters]
+        of_xs: list[Tensor | None] = [None] * inputs
+        for i, (k, layer, gradient) in enumerate(zip(ctx.members, ctx.layers, gradients, strict=True)):
+            product, moments, _ = saved[3 * i : 3 * i + 3]
+            gradient = gradient.to(product.dtype).contiguous()
+            of_product, sums = torch.empty_like(product), torch.zeros(layer.threads, 3, layer.features)
+            _library().backward(layer, *ctx.order, *_pointers(product, gradient, *moments, of_product, sums))
+            for total, part in zip(of_rest, sums.sum(0), strict=True):
+                total[k] += part
+            if of_weight is not None:
+                torch.mm(xs[i % inputs].t(), of_product, out=of_weight[k])
+            if ctx.needs_input_grad[8 + i % inputs]:
+                of_x = of_product @ weight[k].t()
+                of_xs[i % inputs] = of_x.to(ctx.kinds[i % inputs]) if i < inputs else of_xs[0].add_(of_x)
+        return None if of_weight is None else of_weight.float(), *of_rest, None, None, None, None, *of_xs
 
 
-def normed_mish(
-    product: Tensor,
-    bias: Tensor,
+def _pointers(*tensors: Tensor) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def fused_layer(
+    xs: Sequence[Tensor],
     weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
     shift: Tensor,
+    members: Sequence[int] = (0,),
     dropout: float = 0.0,
     epsilon: float = 1e-5,
     mish_first: bool = False,
-) -> Tensor:
-    """Mish(LayerNorm(dropout(product + bias))), or LayerNorm(Mish(product + bias)) where `mish_first`.
+) -> list[Tensor]:
+    """Mish(LayerNorm(dropout(x W + b))), or LayerNorm(Mish(x W + b)) where `mish_first`, of members of an ensemble.
 
     Args:
-        product: [N, D], of float32 or bfloat16 numbers; what comes between is float32.
-        bias: [D] of the linear layer, as all parameters of float32.
-        weight, shift: [D] of LayerNorm.
+        xs: of each member [N, in], or one for all.
+        weight, bias: of all K members, [K, in, out] and [K, ..., out]; all parameters are of float32 numbers.
+        scale, shift: LayerNorm's, [K, ..., out].
+        members: which of the K.
         dropout: probability.
         epsilon: LayerNorm's.
         mish_first: the order.
 
     Returns:
-        [N, D], of numbers like the product's.
+        [N, out] of each member; under autocast, as the product, of bfloat16 numbers.
     """
-    parts = (part.contiguous() for part in (product, bias, weight, shift))
-    return _NormedMish.apply(*parts, dropout, epsilon, mish_first)
+    return list(_FusedLayer.apply(weight, bias, scale, shift, members, dropout, epsilon, mish_first, *xs))

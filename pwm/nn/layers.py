@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pwm.nn.fused import fused, fused_layers, normed_mish
+from pwm.nn.fused import fused, fused_layer, fused_layers
 
 
 def simnorm(x: Tensor, group: int) -> Tensor:
@@ -140,15 +140,17 @@ class NormedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if fused(self.linear.weight) and isinstance(self.norm, nn.LayerNorm) and isinstance(self.activation, Mish):
-            return fused_layer(x, self.linear, self.norm, mish_first=False)
+            return _fused(x, self.linear, self.norm, mish_first=False)
         return self.activation(self.norm(self.linear(x)))
 
 
-def fused_layer(x: Tensor, linear: nn.Linear, norm: nn.LayerNorm, mish_first: bool) -> Tensor:
-    """`normed_mish` of linear(x), [..., in] → [..., out]; in low precision, where products are."""
-    product = F.linear(x, linear.weight)
-    parts = product.flatten(0, -2), linear.bias, norm.weight, norm.bias
-    return normed_mish(*parts, epsilon=norm.eps, mish_first=mish_first).view_as(product)
+def _fused(x: Tensor, linear: nn.Linear, norm: nn.LayerNorm, mish_first: bool) -> Tensor:
+    """`fused_layer` of one network: [..., in] → [..., out]."""
+    parts = linear.weight.t(), linear.bias, norm.weight, norm.bias
+    (y,) = fused_layer(
+        [x.flatten(0, -2)], *(part.unsqueeze(0) for part in parts), epsilon=norm.eps, mish_first=mish_first
+    )
+    return y.view(*x.shape[:-1], -1)
 
 
 class MishNormMLP(nn.Sequential):
@@ -163,7 +165,7 @@ class MishNormMLP(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         *hidden, last = self
         for linear, activation, norm in zip(*[iter(hidden)] * 3, strict=True):
-            x = fused_layer(x, linear, norm, mish_first=True) if fused(linear.weight) else norm(activation(linear(x)))
+            x = _fused(x, linear, norm, mish_first=True) if fused(linear.weight) else norm(activation(linear(x)))
         return last(x)
 
 
@@ -191,24 +193,22 @@ class EnsembleLinear(nn.Module):
                 nn.init.orthogonal_(self.weight.data[k], gain)
 
     def forward(self, xs: Sequence[Tensor], members: Tensor | None = None) -> list[Tensor]:
-        """Of all K members, or of those whose indices [k] are given: [B, in] each → [B, out] each."""
-        parts = zip(_pick(self.bias, members), xs, _pick(self.weight, members), strict=True)
+        """Of all K members, or of those whose indices [k] are given: [B, in] each, or one for all → [B, out] each."""
+        biases, weights = _pick(self.bias, members), _pick(self.weight, members)
+        parts = zip(biases, xs if len(xs) > 1 else [xs[0]] * len(weights), weights, strict=True)
         return [full_precision(torch.addmm(*part)) for part in parts]
 
     def fused(
         self,
         xs: Sequence[Tensor],
         norm: "EnsembleLayerNorm",
-        dropout: float,
         mish_first: bool,
         members: Tensor | None = None,
+        dropout: float = 0.0,
     ) -> list[Tensor]:
-        """`normed_mish` of each member's product with what stands behind it."""
-        rows = (_pick(p.flatten(1), members) for p in (self.bias, norm.weight, norm.bias))
-        return [
-            normed_mish(x @ weight, *own, dropout, mish_first=mish_first)
-            for x, weight, *own in zip(xs, _pick(self.weight, members), *rows, strict=True)
-        ]
+        """`fused_layer` with the norm that stands behind it."""
+        which = range(len(self.weight)) if members is None else members.tolist()
+        return fused_layer(xs, self.weight, self.bias, norm.weight, norm.bias, which, dropout, mish_first=mish_first)
 
 
 class EnsembleLayerNorm(nn.Module):
@@ -240,7 +240,8 @@ class EnsembleNormedLinear(nn.Module):
 
     def forward(self, xs: Sequence[Tensor], members: Tensor | None = None) -> list[Tensor]:
         if fused(self.linear.weight):
-            return self.linear.fused(xs, self.norm, self.dropout if self.training else 0.0, False, members)
+            dropout = self.dropout if self.training else 0.0
+            return self.linear.fused(xs, self.norm, False, members, dropout)
         xs = self.linear(xs, members)
         if self.dropout:
             xs = [F.dropout(x, self.dropout, self.training) for x in xs]
@@ -267,8 +268,7 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
         """[..., in] → [K, ..., out], or [k, ..., out] of the members whose indices [k] are given."""
-        count = self.members if members is None else len(members)
-        ys = [x.flatten(0, -2)] * count
+        ys = [x.flatten(0, -2)]
         for layer in self.layers:
             ys = layer(ys, members)
         return torch.stack(ys).unflatten(1, x.shape[:-1])
