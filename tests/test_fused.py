@@ -103,6 +103,21 @@ def test_ensembles(members, shared):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=2e-5 * b.abs().max().item())
 
 
+def test_weights_that_changed_are_cast_again():
+    torch.manual_seed(0)
+    product, *parts = random_layer(6, 10)
+    weight = torch.eye(10).unsqueeze(0)
+    parts = [part.unsqueeze(0) for part in parts]
+    with computed("bfloat16", True, CPU):
+        before = fused_layer([product], weight, *parts)[0]
+        weight.mul_(2.0)
+        after = fused_layer([product], weight, *parts)[0]
+    with computed("bfloat16", True, CPU):
+        assert torch.equal(after, fused_layer([product], weight, *parts)[0])
+    assert not torch.equal(before, after)
+    assert not fused._cast
+
+
 @pytest.mark.parametrize("mish_first", [False, True])
 def test_low_precision_rounds_what_goes_in_and_out(mish_first):
     torch.manual_seed(0)

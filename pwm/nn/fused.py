@@ -26,11 +26,14 @@ FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping
 WIDE = ["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []
 
 _wanted = False
+_cast: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
 
 @contextmanager
 def fused_layers(wanted: bool) -> Iterator[None]:
     """Inside, layers of float32 weights on a CPU are computed by `fused_layer` if that is `wanted`.
+
+    What it casts of weights is kept until the outermost of these ends.
 
     Raises:
         UserError: it is, and there is no C++ compiler.
@@ -43,6 +46,8 @@ def fused_layers(wanted: bool) -> Iterator[None]:
         yield
     finally:
         _wanted = before
+        if not before:
+            _cast.clear()
 
 
 def fused(weight: Tensor) -> bool:
@@ -98,12 +103,13 @@ class _FusedLayer(torch.autograd.Function):
         members, dropout, epsilon, mish_first, *xs = rest
         low = torch.is_autocast_enabled("cpu")  # products in bfloat16
         ctx.order, ctx.members = (mish_first, low), members
-        ctx.parameters, ctx.kinds = (bias, scale, shift), [x.dtype for x in xs]
-        weight, *xs = (part.to(torch.bfloat16 if low else torch.float32) for part in (weight, *xs))
+        ctx.parameters, ctx.kinds = (weight, bias, scale, shift), [x.dtype for x in xs]
+        xs = [x.to(torch.bfloat16) if low else x for x in xs]
+        weights = [_in_low_precision(weight, k) if low else weight[k] for k in members]
         ctx.layers, outputs, saved = [], [], []
         for i, k in enumerate(members):
             x = xs[i % len(xs)]
-            product = x @ weight[k]
+            product = x @ weights[i]
             mask = kept(tuple(product.shape), dropout) if dropout else None
             parts = *(part[k].data_ptr() for part in (bias, scale, shift)), None if mask is None else mask.data_ptr()
             layer = _Layer(*product.shape, *parts, 1.0 / (1.0 - dropout), epsilon, torch.get_num_threads())
@@ -112,16 +118,17 @@ class _FusedLayer(torch.autograd.Function):
             ctx.layers.append(layer)
             outputs.append(output)
             saved += [product, moments, mask]
-        ctx.save_for_backward(weight, *xs, *saved)
+        ctx.save_for_backward(*weights, *xs, *saved)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = len(ctx.kinds)
-        weight, *saved = ctx.saved_tensors
-        xs, saved = saved[:inputs], saved[inputs:]
-        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[0] else None
-        of_rest = [torch.zeros_like(part) for part in ctx.parameters]
+        members, inputs = len(ctx.members), len(ctx.kinds)
+        saved = ctx.saved_tensors
+        weights, xs, saved = saved[:members], saved[members : members + inputs], saved[members + inputs :]
+        weight, *rest = ctx.parameters
+        of_weight = torch.zeros_like(weight, dtype=weights[0].dtype) if ctx.needs_input_grad[0] else None
+        of_rest = [torch.zeros_like(part) for part in rest]
         of_xs: list[Tensor | None] = [None] * inputs
         for i, (k, layer, gradient) in enumerate(zip(ctx.members, ctx.layers, gradients, strict=True)):
             product, moments, _ = saved[3 * i : 3 * i + 3]
@@ -133,9 +140,17 @@ class _FusedLayer(torch.autograd.Function):
             if of_weight is not None:
                 torch.mm(xs[i % inputs].t(), of_product, out=of_weight[k])
             if ctx.needs_input_grad[8 + i % inputs]:
-                of_x = of_product @ weight[k].t()
+                of_x = of_product @ weights[i].t()
                 of_xs[i % inputs] = of_x.to(ctx.kinds[i % inputs]) if i < inputs else of_xs[0].add_(of_x)
         return None if of_weight is None else of_weight.float(), *of_rest, None, None, None, None, *of_xs
+
+
+def _in_low_precision(weight: Tensor, k: int) -> Tensor:
+    """W_k, cast once for as long as the weights stay as they are."""
+    key = weight.data_ptr(), weight._version, k, *weight.stride()
+    if key not in _cast:
+        _cast[key] = weight[k].to(torch.bfloat16), weight  # which is held, so that its address stays its own
+    return _cast[key][0]
 
 
 def _pointers(*tensors: Tensor) -> list[int]:
