@@ -14,7 +14,7 @@ from pwm.config import ExtractConfig
 from pwm.model_learning import td_target, world_model_loss
 from pwm.nn import fused
 from pwm.nn.actor_critic import Actor, Critic
-from pwm.nn.fused import fused_layer, fused_layers, kept
+from pwm.nn.fused import MISH_OF_NORM, NORM_OF_MISH, ORDERS, SIMNORM_OF_NORM, fused_layer, fused_layers, kept
 from pwm.nn.layers import computed, products_in
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
@@ -22,18 +22,23 @@ pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ com
 CPU = torch.device("cpu")
 
 
-def exact(product, bias, weight, shift, mask, scale, mish_first):
+GROUP = 4  # of SimNorm, unless said
+
+
+def exact(product, bias, weight, shift, mask, scale, order, group=GROUP):
     """The equations, one operation after the other."""
     x = (product + bias) * mask * scale
-    x = F.mish(x) if mish_first else x
+    x = F.mish(x) if order == NORM_OF_MISH else x
     x = F.layer_norm(x, x.shape[-1:], weight, shift)
-    return x if mish_first else F.mish(x)
+    if order == SIMNORM_OF_NORM:
+        return x.unflatten(-1, (-1, group)).softmax(-1).flatten(-2)
+    return F.mish(x) if order == MISH_OF_NORM else x
 
 
-def normed_mish(product, bias, weight, shift, dropout=0.0, mish_first=False):
+def rest_of_layer(product, bias, weight, shift, order, dropout=0.0, group=GROUP):
     """A fused layer whose product is given."""
     same, *parts = (part.unsqueeze(0) for part in (torch.eye(product.shape[1]), bias, weight, shift))
-    return fused_layer([product], same, *parts, dropout=dropout, mish_first=mish_first)[0]
+    return fused_layer([product], same, *parts, order, dropout=dropout, group=group)[0]
 
 
 def value_and_gradients(function, parts, above):
@@ -50,14 +55,16 @@ def random_layer(rows, features, size=2.0):
 @settings(deadline=None, max_examples=60)
 @given(
     rows=st.integers(1, 70),
-    features=st.integers(8, 70),
+    groups=st.integers(2, 18),
+    group=st.sampled_from([GROUP, 8]),
     dropout=st.sampled_from([0.0, 0.01, 0.5]),
-    mish_first=st.booleans(),
+    order=st.sampled_from(ORDERS),
     threads=st.sampled_from([1, 2]),
     seed=st.integers(0, 2**31),
 )
-def test_value_and_gradients(rows, features, dropout, mish_first, threads, seed):
+def test_value_and_gradients(rows, groups, group, dropout, order, threads, seed):
     torch.manual_seed(seed)
+    features = group * groups
     parts, above = random_layer(rows, features), torch.randn(rows, features)
     state = torch.get_rng_state()
     mask = kept((rows, features), dropout).double() if dropout else torch.ones(rows, features).double()
@@ -65,10 +72,10 @@ def test_value_and_gradients(rows, features, dropout, mish_first, threads, seed)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        ours = value_and_gradients(lambda *parts: normed_mish(*parts, dropout, mish_first=mish_first), parts, above)
+        ours = value_and_gradients(lambda *parts: rest_of_layer(*parts, order, dropout, group), parts, above)
     finally:
         torch.set_num_threads(before)
-    options = mask, 1.0 / (1.0 - dropout), mish_first
+    options = mask, 1.0 / (1.0 - dropout), order, group
     doubles = [part.double() for part in parts]
     expected = value_and_gradients(lambda *parts: exact(*parts, *options), doubles, above)
     scale = expected[1].abs().max().item()
@@ -90,13 +97,13 @@ def test_ensembles(members, shared):
         inputs = xs * len(members) if shared else xs
         return torch.stack(
             [
-                exact(x @ weight[k], bias[k, 0], scale[k, 0], shift[k, 0], 1.0, 1.0, True)
+                exact(x @ weight[k], bias[k, 0], scale[k, 0], shift[k, 0], 1.0, 1.0, NORM_OF_MISH)
                 for k, x in zip(members, inputs, strict=True)
             ]
         )
 
     def ours(weight, bias, scale, shift, *xs):
-        return torch.stack(fused_layer(xs, weight, bias, scale, shift, members, mish_first=True))
+        return torch.stack(fused_layer(xs, weight, bias, scale, shift, NORM_OF_MISH, members))
 
     found = value_and_gradients(ours, (*parts, *xs), above)
     for a, b in zip(found, value_and_gradients(plainly, [part.double() for part in (*parts, *xs)], above), strict=True):
@@ -109,40 +116,39 @@ def test_weights_that_changed_are_cast_again():
     weight = torch.eye(10).unsqueeze(0)
     parts = [part.unsqueeze(0) for part in parts]
     with computed("bfloat16", True, CPU):
-        before = fused_layer([product], weight, *parts)[0]
+        before = fused_layer([product], weight, *parts, MISH_OF_NORM)[0]
         weight.mul_(2.0)
-        after = fused_layer([product], weight, *parts)[0]
+        after = fused_layer([product], weight, *parts, MISH_OF_NORM)[0]
     with computed("bfloat16", True, CPU):
-        assert torch.equal(after, fused_layer([product], weight, *parts)[0])
+        assert torch.equal(after, fused_layer([product], weight, *parts, MISH_OF_NORM)[0])
     assert not torch.equal(before, after)
     assert not fused._cast
 
 
-@pytest.mark.parametrize("mish_first", [False, True])
-def test_low_precision_rounds_what_goes_in_and_out(mish_first):
+@pytest.mark.parametrize("order", ORDERS)
+def test_low_precision_rounds_what_goes_in_and_what_products_take(order):
     torch.manual_seed(0)
     product, *parts = random_layer(300, 40)
-    product, above = product.bfloat16(), torch.randn(300, 40).bfloat16()
+    product, above = product.bfloat16(), torch.randn(300, 40).bfloat16().float()
     with products_in("bfloat16", CPU):
-        low = value_and_gradients(lambda *parts: normed_mish(*parts, mish_first=mish_first), (product, *parts), above)
-    full = value_and_gradients(
-        lambda *parts: normed_mish(*parts, mish_first=mish_first), (product.float(), *parts), above.float()
-    )
+        low = value_and_gradients(lambda *parts: rest_of_layer(*parts, order), (product, *parts), above)
+    full = value_and_gradients(lambda *parts: rest_of_layer(*parts, order), (product.float(), *parts), above.float())
+    assert low[0].dtype == (torch.float32 if order == SIMNORM_OF_NORM else torch.bfloat16)
     for a, b in zip(low[:2], full[:2], strict=True):
-        assert a.dtype == torch.bfloat16 and (a == b.bfloat16()).float().mean() > 0.99
+        assert (a.bfloat16() == b.bfloat16()).float().mean() > 0.99
         torch.testing.assert_close(a.float(), b, rtol=2**-8, atol=1e-5)
     for a, b in zip(low[2:], full[2:], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("mish_first", [False, True])
-def test_extremes(mish_first):
+@pytest.mark.parametrize("order", ORDERS)
+def test_extremes(order):
     """Very large and very small numbers are right, and what is no number stays none, in its own row."""
     torch.manual_seed(0)
-    product, *parts = random_layer(6, 33, size=200.0)
+    product, *parts = random_layer(6, 32, size=200.0)
     product[3, 5], product[4, 0] = torch.nan, torch.inf
-    ours = normed_mish(product, *parts, mish_first=mish_first)
-    expected = exact(*(part.double() for part in (product, *parts)), 1.0, 1.0, mish_first)
+    ours = rest_of_layer(product, *parts, order)
+    expected = exact(*(part.double() for part in (product, *parts)), 1.0, 1.0, order)
     assert ours[3].isnan().any() and ours[4].isnan().any()
     rest = [0, 1, 2, 5]
     torch.testing.assert_close(ours[rest].double(), expected[rest], rtol=1e-5, atol=1e-5)
@@ -222,7 +228,7 @@ def test_double_precision_and_other_activations_are_not_fused(monkeypatch):
     monkeypatch.setattr(fused, "_library", lambda: None)
     torch.manual_seed(0)
     batch = make_batch(1, 6)
-    for model in (make_model().double(), make_model(activation="relu"), make_model(layer_norm=False)):
+    for model in (make_model().double(), make_model(activation="relu", latent="none"), make_model(layer_norm=False)):
         kind = next(model.parameters()).dtype
         with fused_layers(True):
             a = model.encode(batch.obs[0].to(kind), batch.task)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pwm.nn.fused import fused
+from pwm.nn.fused import NORM_OF_MISH, fused
 from pwm.nn.layers import EnsembleLayerNorm, EnsembleLinear, Mish, MishNormMLP, Standardise
 
 
@@ -85,7 +85,7 @@ class Critic(nn.Module):
         *hidden, last = self.values
         for linear, activation, norm in zip(*[iter(hidden)] * 3, strict=True):
             if fused(linear.weight):
-                xs = linear.fused(xs, norm, mish_first=True)
+                xs = linear.fused(xs, norm, NORM_OF_MISH)
             else:
                 xs = norm([activation(x) for x in linear(xs)])
         return torch.stack(last(xs)).squeeze(-1)

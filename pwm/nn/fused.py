@@ -1,4 +1,4 @@
-"""Bias, dropout, LayerNorm and Mish in one pass over memory on a CPU: fused.cpp, compiled when it is first wanted.
+"""Bias, dropout, LayerNorm and Mish or SimNorm in one pass over memory on a CPU: fused.cpp, compiled when first wanted.
 
 A chain of torch's operations goes over the numbers of a layer a dozen times, which beside fast matrix products is most
 of an update. Here they are read and written once, and the gradient computes again what it needs.
@@ -24,6 +24,8 @@ from pwm.errors import UserError
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
 WIDE = ["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []
+
+ORDERS = MISH_OF_NORM, NORM_OF_MISH, SIMNORM_OF_NORM = "Mish(LayerNorm)", "LayerNorm(Mish)", "SimNorm(LayerNorm)"
 
 _wanted = False
 _cast: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
@@ -62,7 +64,7 @@ class _Layer(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("rows", "features")),
         *((name, ctypes.c_void_p) for name in ("bias", "weight", "shift", "kept")),
         *((name, ctypes.c_float) for name in ("scale", "epsilon")),
-        ("threads", ctypes.c_int),
+        *((name, ctypes.c_int) for name in ("group", "threads")),
     )
 
 
@@ -79,7 +81,7 @@ def _library() -> ctypes.CDLL:
             raise UserError(f"{compiler} cannot compile {SOURCE.name}; set compile: false. It says: {done.stderr}")
         library = ctypes.CDLL(str(target))
     for function, pointers in ((library.forward, 4), (library.backward, 6)):
-        function.argtypes = [ctypes.POINTER(_Layer), *[ctypes.c_bool] * 2, *[ctypes.c_void_p] * pointers]
+        function.argtypes = [ctypes.POINTER(_Layer), ctypes.c_int, ctypes.c_bool, *[ctypes.c_void_p] * pointers]
     return library
 
 
@@ -100,9 +102,9 @@ def kept(shape: tuple[int, int], dropout: float) -> Tensor:
 class _FusedLayer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        members, dropout, epsilon, mish_first, *xs = rest
+        order, members, dropout, epsilon, group, *xs = rest
         low = torch.is_autocast_enabled("cpu")  # products in bfloat16
-        ctx.order, ctx.members = (mish_first, low), members
+        ctx.order, ctx.members = (ORDERS.index(order), low), members
         ctx.parameters, ctx.kinds = (weight, bias, scale, shift), [x.dtype for x in xs]
         xs = [x.to(torch.bfloat16) if low else x for x in xs]
         weights = [_in_low_precision(weight, k) if low else weight[k] for k in members]
@@ -112,8 +114,9 @@ class _FusedLayer(torch.autograd.Function):
             product = x @ weights[i]
             mask = kept(tuple(product.shape), dropout) if dropout else None
             parts = *(part[k].data_ptr() for part in (bias, scale, shift)), None if mask is None else mask.data_ptr()
-            layer = _Layer(*product.shape, *parts, 1.0 / (1.0 - dropout), epsilon, torch.get_num_threads())
-            output, moments = torch.empty_like(product), torch.empty(2, len(product))
+            layer = _Layer(*product.shape, *parts, 1.0 / (1.0 - dropout), epsilon, group, torch.get_num_threads())
+            output = torch.empty_like(product, dtype=torch.float32 if order == SIMNORM_OF_NORM else None)
+            moments = torch.empty(2, len(product))
             _library().forward(layer, *ctx.order, *_pointers(product, output, *moments))
             ctx.layers.append(layer)
             outputs.append(output)
@@ -127,22 +130,23 @@ class _FusedLayer(torch.autograd.Function):
         saved = ctx.saved_tensors
         weights, xs, saved = saved[:members], saved[members : members + inputs], saved[members + inputs :]
         weight, *rest = ctx.parameters
-        of_weight = torch.zeros_like(weight, dtype=weights[0].dtype) if ctx.needs_input_grad[0] else None
+        fresh = torch.empty_like if members == len(weight) else torch.zeros_like
+        of_weight = fresh(weight, dtype=weights[0].dtype) if ctx.needs_input_grad[0] else None
         of_rest = [torch.zeros_like(part) for part in rest]
         of_xs: list[Tensor | None] = [None] * inputs
         for i, (k, layer, gradient) in enumerate(zip(ctx.members, ctx.layers, gradients, strict=True)):
             product, moments, _ = saved[3 * i : 3 * i + 3]
-            gradient = gradient.to(product.dtype).contiguous()
+            gradient = gradient.contiguous()
             of_product, sums = torch.empty_like(product), torch.zeros(layer.threads, 3, layer.features)
             _library().backward(layer, *ctx.order, *_pointers(product, gradient, *moments, of_product, sums))
             for total, part in zip(of_rest, sums.sum(0), strict=True):
                 total[k] += part
             if of_weight is not None:
                 torch.mm(xs[i % inputs].t(), of_product, out=of_weight[k])
-            if ctx.needs_input_grad[8 + i % inputs]:
+            if ctx.needs_input_grad[9 + i % inputs]:
                 of_x = of_product @ weights[i].t()
                 of_xs[i % inputs] = of_x.to(ctx.kinds[i % inputs]) if i < inputs else of_xs[0].add_(of_x)
-        return None if of_weight is None else of_weight.float(), *of_rest, None, None, None, None, *of_xs
+        return None if of_weight is None else of_weight.float(), *of_rest, *[None] * 5, *of_xs
 
 
 def _in_low_precision(weight: Tensor, k: int) -> Tensor:
@@ -163,23 +167,25 @@ def fused_layer(
     bias: Tensor,
     scale: Tensor,
     shift: Tensor,
+    order: str,
     members: Sequence[int] = (0,),
     dropout: float = 0.0,
     epsilon: float = 1e-5,
-    mish_first: bool = False,
+    group: int = 0,
 ) -> list[Tensor]:
-    """Mish(LayerNorm(dropout(x W + b))), or LayerNorm(Mish(x W + b)) where `mish_first`, of members of an ensemble.
+    """Mish(LayerNorm(y)), LayerNorm(Mish(y)) or SimNorm(LayerNorm(y)), y = dropout(x W + b), of an ensemble's members.
 
     Args:
         xs: of each member [N, in], or one for all.
         weight, bias: of all K members, [K, in, out] and [K, ..., out]; all parameters are of float32 numbers.
         scale, shift: LayerNorm's, [K, ..., out].
+        order: which of the three, of `ORDERS`.
         members: which of the K.
         dropout: probability.
         epsilon: LayerNorm's.
-        mish_first: the order.
+        group: SimNorm's number of features in a group.
 
     Returns:
-        [N, out] of each member; under autocast, as the product, of bfloat16 numbers.
+        [N, out] of each member; under autocast, as the product, of bfloat16 numbers, but for SimNorm's.
     """
-    return list(_FusedLayer.apply(weight, bias, scale, shift, members, dropout, epsilon, mish_first, *xs))
+    return list(_FusedLayer.apply(weight, bias, scale, shift, order, members, dropout, epsilon, group, *xs))

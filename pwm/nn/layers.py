@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pwm.nn.fused import fused, fused_layer, fused_layers
+from pwm.nn.fused import MISH_OF_NORM, NORM_OF_MISH, SIMNORM_OF_NORM, fused, fused_layer, fused_layers
 
 
 def simnorm(x: Tensor, group: int) -> Tensor:
@@ -139,17 +139,18 @@ class NormedLinear(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        if fused(self.linear.weight) and isinstance(self.norm, nn.LayerNorm) and isinstance(self.activation, Mish):
-            return _fused(x, self.linear, self.norm, mish_first=False)
+        if fused(self.linear.weight) and isinstance(self.norm, nn.LayerNorm):
+            if isinstance(self.activation, Mish):
+                return _fused(x, self.linear, self.norm, MISH_OF_NORM)
+            if isinstance(self.activation, SimNorm):
+                return _fused(x, self.linear, self.norm, SIMNORM_OF_NORM, self.activation.group)
         return self.activation(self.norm(self.linear(x)))
 
 
-def _fused(x: Tensor, linear: nn.Linear, norm: nn.LayerNorm, mish_first: bool) -> Tensor:
+def _fused(x: Tensor, linear: nn.Linear, norm: nn.LayerNorm, order: str, group: int = 0) -> Tensor:
     """`fused_layer` of one network: [..., in] → [..., out]."""
-    parts = linear.weight.t(), linear.bias, norm.weight, norm.bias
-    (y,) = fused_layer(
-        [x.flatten(0, -2)], *(part.unsqueeze(0) for part in parts), epsilon=norm.eps, mish_first=mish_first
-    )
+    parts = (part.unsqueeze(0) for part in (linear.weight.t(), linear.bias, norm.weight, norm.bias))
+    (y,) = fused_layer([x.flatten(0, -2)], *parts, order, epsilon=norm.eps, group=group)
     return y.view(*x.shape[:-1], -1)
 
 
@@ -165,7 +166,7 @@ class MishNormMLP(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         *hidden, last = self
         for linear, activation, norm in zip(*[iter(hidden)] * 3, strict=True):
-            x = _fused(x, linear, norm, mish_first=True) if fused(linear.weight) else norm(activation(linear(x)))
+            x = _fused(x, linear, norm, NORM_OF_MISH) if fused(linear.weight) else norm(activation(linear(x)))
         return last(x)
 
 
@@ -202,13 +203,13 @@ class EnsembleLinear(nn.Module):
         self,
         xs: Sequence[Tensor],
         norm: "EnsembleLayerNorm",
-        mish_first: bool,
+        order: str,
         members: Tensor | None = None,
         dropout: float = 0.0,
     ) -> list[Tensor]:
         """`fused_layer` with the norm that stands behind it."""
         which = range(len(self.weight)) if members is None else members.tolist()
-        return fused_layer(xs, self.weight, self.bias, norm.weight, norm.bias, which, dropout, mish_first=mish_first)
+        return fused_layer(xs, self.weight, self.bias, norm.weight, norm.bias, order, which, dropout)
 
 
 class EnsembleLayerNorm(nn.Module):
@@ -241,7 +242,7 @@ class EnsembleNormedLinear(nn.Module):
     def forward(self, xs: Sequence[Tensor], members: Tensor | None = None) -> list[Tensor]:
         if fused(self.linear.weight):
             dropout = self.dropout if self.training else 0.0
-            return self.linear.fused(xs, self.norm, False, members, dropout)
+            return self.linear.fused(xs, self.norm, MISH_OF_NORM, members, dropout)
         xs = self.linear(xs, members)
         if self.dropout:
             xs = [F.dropout(x, self.dropout, self.training) for x in xs]
