@@ -50,7 +50,7 @@ class Settings(Config):
     planning: Planning | None = Planning()  # none: the policy prior acts
     horizon: Positive = 3  # of plans, and of the windows that the model learns from
     precision: Precision = "float32"
-    compile: bool = False  # as for the world model, and on a GPU the search
+    compile: bool = False  # as for the world model, and of the search, too
     network: WorldModelConfig = WorldModelConfig(size="5")
     env_steps: Positive = 1_000_000  # decisions, over all environments
     num_envs: Positive = 1

@@ -7,7 +7,6 @@ import argparse
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -22,8 +21,8 @@ from benchmarks.updates import (
     conditions,
     model_updates,
     product_rates,
+    versions,
 )
-from benchmarks.updates import versions as all_versions
 from pwm.config import WorldModelConfig
 from pwm.nn.world_model import WorldModel
 from pwm.planning import Planner
@@ -49,24 +48,13 @@ def plans(environments: int, device: torch.device, **sizes: int) -> dict[str, Ca
     return rivals
 
 
-def versions(device: torch.device) -> dict[str, dict[str, Any]]:
-    """Those of the other updates, but compiled ones on a GPU alone: the search is compiled nowhere else."""
-    return {name: s for name, s in all_versions(device).items() if device.type == "cuda" or "compile" not in s}
-
-
-def updates(device: torch.device, batch_size: int = 256) -> dict[str, Callable[[], object]]:
-    """An update of the model, with Q-functions and policy prior, on windows of 3 steps."""
-    rivals = model_updates("5", "single", batch_size, device, HORIZON)
-    return {name: work for name, work in rivals.items() if name == "plain" or name in versions(device)}
-
-
 def report(device: torch.device, rounds: int = ROUNDS) -> str:
     """The table, in Markdown."""
     rows, peak = [], product_rates(device)
     for title, make in (
         ("a decision, 1 environment", lambda: plans(1, device)),
         ("a decision, 10 environments", lambda: plans(10, device)),
-        ("an update, B 256, H 3", lambda: updates(device)),
+        ("an update, B 256, H 3", lambda: model_updates("5", "single", 256, device, HORIZON)),
     ):
         rows += compare(title, make(), peak, device, rounds)
     return f"{conditions(peak, device, rounds)}\n\n{table(HEADER, rows)}"

@@ -24,7 +24,7 @@ from pwm.errors import UserError
 from pwm.model_learning import ModelTrainer
 from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.cuda_graph import CudaGraph
-from pwm.nn.optimisation import compiled
+from pwm.nn.fused import fused_layers
 from pwm.nn.world_model import WorldModel
 
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices that the machine's rate is measured with
@@ -44,7 +44,8 @@ def versions(device: torch.device) -> dict[str, dict[str, Any]]:
     if device.type == "cuda":
         return {name: settings for name, settings in VERSIONS.items() if name != "float32, compiled"}
     try:
-        compiled(flops, True, device)
+        with fused_layers(True):
+            pass
     except UserError as reason:
         print(f"without the compiled versions: {reason}")
         return {name: settings for name, settings in VERSIONS.items() if "compile" not in settings}
@@ -154,8 +155,6 @@ def model_updates(
     """All versions of it."""
     rivals: dict[str, Callable[[], object]] = {}
     for version, settings in versions(device).items():
-        if "compile" in settings and tasks == "multi" and device.type == "cpu":
-            continue  # takes minutes to compile
         trainer, rivals[version] = model_update(size, tasks, batch_size, device, settings, horizon)
         if "plain" not in rivals:  # it copies the networks
             plain = PlainModel(trainer.model, trainer.config, trainer.discount)

@@ -3,18 +3,17 @@
 Shapes: H horizon, B batch, O observation, A action, Z latent, K critics; time comes first.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pwm.config import ExtractConfig
 from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.cuda_graph import graphed
-from pwm.nn.layers import products_in
-from pwm.nn.optimisation import adam, apply_gradients, compiled, linear_decay, permutation, set_rate
+from pwm.nn.layers import computed
+from pwm.nn.optimisation import adam, apply_gradients, frozen, linear_decay, permutation, set_rate
 from pwm.nn.returns import horizon_return, td_lambda
 from pwm.nn.world_model import WorldModel
 
@@ -32,12 +31,6 @@ class Rollout(NamedTuple):
     terminated: Tensor  # [H, B]
 
 
-def imagine(model: WorldModel, actor: Actor, z: Tensor, task: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of the model under the policy: the action a [B, A], for which z [B, Z] is detached, and F(z, a)."""
-    action = actor(z.detach(), epsilon)
-    return action, model.next(z, action, task)
-
-
 def rollout(
     model: WorldModel,
     actor: Actor,
@@ -46,7 +39,6 @@ def rollout(
     noise: Tensor,
     environment: Environment | None = None,
     reencode: bool = False,
-    step: Callable[..., tuple[Tensor, Tensor]] = imagine,
 ) -> Rollout:
     """Unroll the policy through the model with its gradient; the policy's own input z is detached.
 
@@ -61,12 +53,12 @@ def rollout(
             value E(s_{h+1}) of the real observation and the gradient of F(z_h, a_h). So the policy acts on what it sees
             when it is evaluated, rewards and values are read there, and the model is left to give the Jacobians (Heess
             et al. 2015, SVG(∞)). The latent that an episode's last step reached stays the model's.
-        step: `imagine`, or the same compiled.
     """
     steps: list[tuple[Tensor, ...]] = []
     never = torch.zeros(z.shape[0], device=z.device)
     for epsilon in noise:
-        action, next_z = step(model, actor, z, task, epsilon)
+        action = actor(z.detach(), epsilon)
+        next_z = model.next(z, action, task)
         following = next_z
         ends, terminated = never, never
         if environment is not None:
@@ -152,7 +144,7 @@ def fit_critic(
     for _ in range(config.critic_passes):
         # Deviation D2: minibatches are drawn anew in every pass; the public code's are runs of steps, fixed.
         for rows in permutation(len(z), z.device).chunk(config.critic_minibatches):
-            value = loss(z[rows], target[rows])
+            value = loss(z.index_select(0, rows), target.index_select(0, rows))
             gradients = torch.autograd.grad(value, group["params"])
             norm = apply_gradients(optimiser, group["params"], gradients, config.critic_grad_norm)
     return value.detach(), norm
@@ -188,19 +180,6 @@ class RunningVariance:
         return self.mean.item(), self.variance.item(), self.count.item()
 
 
-@contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Inside, no gradient of the modules' parameters is prepared for, which saves time and memory."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
 class PolicyTrainer:
     """Policy extraction: actor and critic, trained through a world model that is not changed here."""
 
@@ -211,9 +190,6 @@ class PolicyTrainer:
         self.critic_optimiser = adam(critic.parameters(), config.critic_lr, device, betas=config.betas)
         self.return_scale = RunningVariance(device=device)
         self.updates = 0
-        self._imagine = compiled(imagine, config.compile, device)
-        self._objective = compiled(objective, config.compile, device)
-        self._critic_loss = compiled(critic_loss, config.compile, device)
         networks = (*model.children(), actor.mean, critic)
         self._offline_step = graphed(self._step, config.compile and config.online is None, device, networks)
 
@@ -240,9 +216,9 @@ class PolicyTrainer:
         reencode = config.online is not None and config.online.reencode
         parameters = list(self.actor.parameters())
         with frozen(self.model, self.critic):
-            with products_in(config.precision, z.device):
-                path = rollout(self.model, self.actor, z, task, noise, environment, reencode, self._imagine)
-                worth = self._objective(self.model, self.critic, path, task, config, environment is not None)
+            with computed(config.precision, config.compile, z.device):
+                path = rollout(self.model, self.actor, z, task, noise, environment, reencode)
+                worth = objective(self.model, self.critic, path, task, config, environment is not None)
             self.return_scale.update(worth.returns.detach())
             loss = -worth.returns.mean() / self.return_scale.std.to(z.dtype)
             gradients = torch.autograd.grad(loss, parameters)
@@ -264,8 +240,8 @@ class PolicyTrainer:
         z = path.z.detach().flatten(0, 1)
 
         def loss(z: Tensor, target: Tensor) -> Tensor:
-            with products_in(config.precision, z.device):
-                return self._critic_loss(self.critic, z, target)
+            with computed(config.precision, config.compile, z.device):
+                return critic_loss(self.critic, z, target)
 
         return fit_critic(loss, self.critic_optimiser, z, target, config)
 

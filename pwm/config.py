@@ -102,7 +102,7 @@ class PretrainConfig(Config):
     encoder_lr_scale: Rate = 1.0  # 0.3 in TD-MPC2
     grad_norm: Rate = 20.0
     precision: Precision = "float32"
-    compile: bool = False  # a minute at first; on a CPU the loss, by a C++ compiler, on a GPU all, as a CUDA graph
+    compile: bool = False  # on a CPU fused layers, on a GPU the update as one CUDA graph; both need compilers
     piece: Positive | None = None  # decisions; windows stay within pieces of this length, as if episodes were cut
 
     @model_validator(mode="after")
@@ -163,7 +163,7 @@ class ExtractConfig(Config):
     critic_passes: Positive = 8
     critic_minibatches: Positive = 4
     precision: Precision = "float32"
-    compile: bool = False  # as above, on a CPU the critic's loss
+    compile: bool = False  # as above
     finetune: FinetuneConfig | None = None  # neither: from offline data, the world model frozen
     online: OnlineConfig | None = None
 

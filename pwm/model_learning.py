@@ -16,8 +16,8 @@ from pwm.config import PretrainConfig
 from pwm.data.batch import Batch
 from pwm.nn import processes
 from pwm.nn.cuda_graph import graphed
-from pwm.nn.layers import products_in
-from pwm.nn.optimisation import adam, apply_gradients, compiled, linear_decay, permutation, set_rate
+from pwm.nn.layers import computed
+from pwm.nn.optimisation import adam, apply_gradients, frozen, linear_decay, permutation, set_rate
 from pwm.nn.world_model import WorldModel
 
 
@@ -159,7 +159,6 @@ class ModelTrainer:
             prior = model.policy_prior.parameters()
             self.prior_optimiser = adam(prior, config.learning_rate, self.discount.device, eps=1e-5)
         self.value_scale = torch.ones((), device=self.discount.device)
-        self._loss = compiled(world_model_loss, config.compile, self.discount.device)
         self._graphed_step = graphed(self._step, config.compile, self.discount.device, model.children())
 
     def update(self, batch: Batch, progress: float) -> dict[str, Tensor]:
@@ -182,7 +181,7 @@ class ModelTrainer:
 
     def _step(self, *parts: Tensor) -> dict[str, Tensor]:
         config, model, batch = self.config, self.model, Batch(*parts)
-        with products_in(config.precision, batch.obs.device):
+        with computed(config.precision, config.compile, batch.obs.device):
             with torch.no_grad():
                 next_z = model.encode(batch.obs[1:], batch.task)
             target = None
@@ -190,7 +189,7 @@ class ModelTrainer:
                 noise = processes.randn(*batch.action.shape, device=batch.action.device)
                 members = self._draw_members()
                 target = td_target(model, batch, next_z, self.discount[batch.task], noise, members)
-            loss, terms, z = self._loss(model, batch, next_z, config, target)
+            loss, terms, z = world_model_loss(model, batch, next_z, config, target)
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         gradients = processes.mean(torch.autograd.grad(loss, parameters))
         norm = apply_gradients(self.optimiser, parameters, gradients, config.grad_norm)
@@ -209,7 +208,7 @@ class ModelTrainer:
         config, model = self.config, self.model
         noise = processes.randn(*z.shape[:2], model.action_dim, device=z.device)
         members = self._draw_members()
-        with products_in(config.precision, z.device):
+        with frozen(model.q_heads), computed(config.precision, config.compile, z.device):
             loss, scale = policy_prior_loss(model, z, batch.task, noise, members, self.value_scale, config)
         (scale,) = processes.mean([scale])  # of the values in every process's share
         self.value_scale.copy_(scale)

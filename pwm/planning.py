@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pwm.model_learning import blocks
 from pwm.nn.cuda_graph import graphed
-from pwm.nn.layers import products_in
+from pwm.nn.layers import computed, products_in
 from pwm.nn.optimisation import permutation
 from pwm.nn.world_model import WorldModel
 
@@ -75,7 +75,8 @@ class Planner(PriorActor):
         elites: E, how many of them the fit is to.
         prior_samples: how many of them the policy prior acts out in the model; the rest come from the Gaussian.
         precision, seed: as above.
-        compile: on a GPU, search as one CUDA graph of compiled networks; the number of environments may not change.
+        compile: fused layers on a CPU; on a GPU the search as one CUDA graph of compiled networks, for a number of
+            environments that does not change.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Planner(PriorActor):
         compile: bool = False,
     ) -> None:
         super().__init__(model, precision, seed)
-        self.discount, self.horizon = discount, horizon
+        self.compile, self.discount, self.horizon = compile, discount, horizon
         self.iterations = iterations + MORE_ITERATIONS * (model.action_dim >= WIDE_ACTION)
         self.samples, self.elites, self.prior_samples = samples, elites, prior_samples
         self.mean: Tensor | None = None  # [H, B, A], where the last search ended
@@ -117,7 +118,7 @@ class Planner(PriorActor):
         mask = self.model.action_mask[task]
         shape = self.horizon, *mask.shape
         std = torch.full_like(mean, STD_MAX)
-        with products_in(self.precision, z.device):
+        with computed(self.precision, self.compile, z.device):
             proposed = self._propose(z, task)
             for _ in range(self.iterations):
                 noise = self.normal(self.samples - self.prior_samples, *shape)

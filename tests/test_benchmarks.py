@@ -19,7 +19,7 @@ from pwm.agent import PolicyTrainer
 from pwm.config import MODEL_SIZES, ExtractConfig, PretrainConfig, WorldModelConfig
 from pwm.model_learning import ModelTrainer
 from pwm.nn.actor_critic import Actor, Critic
-from pwm.nn.optimisation import compiled
+from pwm.nn.fused import _library, fused, fused_layers
 
 UPDATES = 3
 
@@ -31,10 +31,10 @@ def assert_same_weights(ours, plain, before):
         assert (a - old).abs().max() > 1e-4, name
 
 
-@pytest.mark.parametrize(
-    "compile",
-    [False, pytest.param(True, marks=pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler"))],
-)
+COMPILE = [False, pytest.param(True, marks=pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler"))]
+
+
+@pytest.mark.parametrize("compile", COMPILE)
 def test_policy_update(compile):
     torch.manual_seed(0)
     model = make_model(bins=11)
@@ -57,12 +57,13 @@ def test_policy_update(compile):
 
 @pytest.mark.parametrize("rows", [1024, 12])
 @pytest.mark.parametrize("with_value", [False, True])
-def test_model_update(with_value, rows, monkeypatch):
+@pytest.mark.parametrize("compile", COMPILE)
+def test_model_update(compile, with_value, rows, monkeypatch):
     """Also where the time steps are taken two at a time."""
     monkeypatch.setattr(model_learning, "BLOCK_ROWS", rows)
     torch.manual_seed(0)
     tasks = {"action_dims": (1, 2), "num_q": 3, "dropout": 0.0} if with_value else {}
-    model, settings = make_model(bins=11 if with_value else 0, **tasks), model_settings()
+    model, settings = make_model(bins=11 if with_value else 0, **tasks), model_settings(compile=compile)
     discount = torch.tensor([0.9, 0.95])[: len(model.action_mask)]
     before = copy.deepcopy(model)
     trainer, plain = ModelTrainer(model, settings, discount), PlainModel(model, settings, discount)
@@ -84,9 +85,10 @@ def test_model_update(with_value, rows, monkeypatch):
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    loss = lambda: 0.0  # noqa: E731
-    assert compiled(loss, False, torch.device("cpu")) is loss
-    refusal(lambda: compiled(loss, True, torch.device("cpu")), "C++ compiler", "set compile: false")
+    _library.cache_clear()
+    with fused_layers(False):
+        assert not fused(torch.ones(1))
+    refusal(fused_layers(True).__enter__, "C++ compiler", "set compile: false")
 
 
 CPU = torch.device("cpu")
@@ -99,14 +101,12 @@ CPU = torch.device("cpu")
         lambda: updates.model_updates("single", "single", 4, CPU),
         lambda: updates.model_updates("5", "multi", 4, CPU),
         lambda: planning.plans(2, CPU, iterations=1, samples=20, elites=4, prior_samples=4),
-        lambda: planning.updates(CPU, 4),
     ],
 )
-def test_every_rival_runs_and_does_the_same_products(rivals, monkeypatch):
-    monkeypatch.setattr(updates, "VERSIONS", {k: v for k, v in updates.VERSIONS.items() if "compile" not in v})
+def test_every_rival_runs_and_does_the_same_products(rivals):
     counts = {name: updates.flops(work) for name, work in rivals().items()}
-    assert counts.keys() == {"plain", "float32", "bfloat16"}
-    assert counts["bfloat16"] == counts["float32"] > 1e8
+    assert counts.keys() - {"plain"} == updates.versions(CPU).keys() >= {"float32", "bfloat16"}
+    assert len({counts[name] for name in updates.versions(CPU)}) == 1 and counts["float32"] > 1e8
     assert counts["plain"] >= counts["float32"]
     times = updates.seconds({"short": lambda: time.sleep(0.001), "long": lambda: time.sleep(0.02)}, CPU, rounds=3)
     assert times["short"] < times["long"]

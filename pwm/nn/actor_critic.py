@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pwm.nn.layers import EnsembleLayerNorm, EnsembleLinear, Linear, Mish, Standardise
+from pwm.nn.fused import NORM_OF_MISH, fused
+from pwm.nn.layers import EnsembleLayerNorm, EnsembleLinear, Mish, MishNormMLP, Standardise
 
 
 class Actor(nn.Module):
@@ -32,11 +33,7 @@ class Actor(nn.Module):
     ) -> None:
         super().__init__()
         self.standardise = Standardise(1, latent_dim) if standardised else None
-        layers: list[nn.Module] = []
-        widths = [latent_dim, *units]
-        for inputs, outputs in itertools.pairwise(widths):
-            layers += [Linear(inputs, outputs), Mish(), nn.LayerNorm(outputs)]
-        self.mean = nn.Sequential(*layers, Linear(widths[-1], action_dim))
+        self.mean = MishNormMLP(latent_dim, units, action_dim)
         self.log_std = nn.Parameter(torch.full((action_dim,), log_std))
         self.log_std_min = log_std_min
 
@@ -84,10 +81,14 @@ class Critic(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """All members' values of z [B, Z]: [K, B]."""
-        xs = [z if self.standardise is None else self.standardise(z, 0)] * self.members
-        for layer in self.values:
-            xs = [layer(x) for x in xs] if isinstance(layer, Mish) else layer(xs)
-        return torch.stack(xs).squeeze(-1)
+        xs = [z if self.standardise is None else self.standardise(z, 0)]
+        *hidden, last = self.values
+        for linear, activation, norm in zip(*[iter(hidden)] * 3, strict=True):
+            if fused(linear.weight):
+                xs = linear.fused(xs, norm, NORM_OF_MISH)
+            else:
+                xs = norm([activation(x) for x in linear(xs)])
+        return torch.stack(last(xs)).squeeze(-1)
 
     def minimum(self, z: Tensor) -> Tensor:
         """The value PWM uses, min_k V_k(z): [B, Z] → [B]."""

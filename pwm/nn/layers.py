@@ -4,11 +4,14 @@ Shapes: `...` is any number of leading batch dimensions, D the feature size, K t
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pwm.nn.fused import MISH_OF_NORM, NORM_OF_MISH, SIMNORM_OF_NORM, fused, fused_layer, fused_layers
 
 
 def simnorm(x: Tensor, group: int) -> Tensor:
@@ -64,6 +67,13 @@ def mish(x: Tensor) -> Tensor:
 def products_in(precision: str, device: torch.device) -> torch.autocast:
     """Inside, matrix products take and give numbers of this precision ("float32" or "bfloat16"), summed in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextmanager
+def computed(precision: str, compile: bool, device: torch.device) -> Iterator[None]:
+    """Inside, networks are computed as these settings say: `products_in`, and `fused_layers` on a CPU."""
+    with products_in(precision, device), fused_layers(compile and device.type == "cpu"):
+        yield
 
 
 def full_precision(product: Tensor) -> Tensor:
@@ -129,7 +139,35 @@ class NormedLinear(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused(self.linear.weight) and isinstance(self.norm, nn.LayerNorm):
+            if isinstance(self.activation, Mish):
+                return _fused(x, self.linear, self.norm, MISH_OF_NORM)
+            if isinstance(self.activation, SimNorm):
+                return _fused(x, self.linear, self.norm, SIMNORM_OF_NORM, self.activation.group)
         return self.activation(self.norm(self.linear(x)))
+
+
+def _fused(x: Tensor, linear: nn.Linear, norm: nn.LayerNorm, order: str, group: int = 0) -> Tensor:
+    """`fused_layer` of one network: [..., in] → [..., out]."""
+    parts = (part.unsqueeze(0) for part in (linear.weight.t(), linear.bias, norm.weight, norm.bias))
+    (y,) = fused_layer([x.flatten(0, -2)], *parts, order, epsilon=norm.eps, group=group)
+    return y.view(*x.shape[:-1], -1)
+
+
+class MishNormMLP(nn.Sequential):
+    """Linear, Mish, LayerNorm, again and again, and at the end Linear: the layers of PWM's actor."""
+
+    def __init__(self, inputs: int, units: Sequence[int], outputs: int) -> None:
+        widths, layers = [inputs, *units], []
+        for a, b in itertools.pairwise(widths):
+            layers += [Linear(a, b), Mish(), nn.LayerNorm(b)]
+        super().__init__(*layers, Linear(widths[-1], outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        *hidden, last = self
+        for linear, activation, norm in zip(*[iter(hidden)] * 3, strict=True):
+            x = _fused(x, linear, norm, NORM_OF_MISH) if fused(linear.weight) else norm(activation(linear(x)))
+        return last(x)
 
 
 # The layers of an ensemble hold the weights of all K members, stacked, and take and give one tensor [B, D] per member:
@@ -156,9 +194,22 @@ class EnsembleLinear(nn.Module):
                 nn.init.orthogonal_(self.weight.data[k], gain)
 
     def forward(self, xs: Sequence[Tensor], members: Tensor | None = None) -> list[Tensor]:
-        """Of all K members, or of those whose indices [k] are given: [B, in] each → [B, out] each."""
-        parts = zip(_pick(self.bias, members), xs, _pick(self.weight, members), strict=True)
+        """Of all K members, or of those whose indices [k] are given: [B, in] each, or one for all → [B, out] each."""
+        biases, weights = _pick(self.bias, members), _pick(self.weight, members)
+        parts = zip(biases, xs if len(xs) > 1 else [xs[0]] * len(weights), weights, strict=True)
         return [full_precision(torch.addmm(*part)) for part in parts]
+
+    def fused(
+        self,
+        xs: Sequence[Tensor],
+        norm: "EnsembleLayerNorm",
+        order: str,
+        members: Tensor | None = None,
+        dropout: float = 0.0,
+    ) -> list[Tensor]:
+        """`fused_layer` with the norm that stands behind it."""
+        which = range(len(self.weight)) if members is None else members.tolist()
+        return fused_layer(xs, self.weight, self.bias, norm.weight, norm.bias, order, which, dropout)
 
 
 class EnsembleLayerNorm(nn.Module):
@@ -189,6 +240,9 @@ class EnsembleNormedLinear(nn.Module):
         self.dropout = dropout
 
     def forward(self, xs: Sequence[Tensor], members: Tensor | None = None) -> list[Tensor]:
+        if fused(self.linear.weight):
+            dropout = self.dropout if self.training else 0.0
+            return self.linear.fused(xs, self.norm, MISH_OF_NORM, members, dropout)
         xs = self.linear(xs, members)
         if self.dropout:
             xs = [F.dropout(x, self.dropout, self.training) for x in xs]
@@ -215,8 +269,7 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
         """[..., in] → [K, ..., out], or [k, ..., out] of the members whose indices [k] are given."""
-        count = self.members if members is None else len(members)
-        ys = [x.flatten(0, -2)] * count
+        ys = [x.flatten(0, -2)]
         for layer in self.layers:
             ys = layer(ys, members)
         return torch.stack(ys).unflatten(1, x.shape[:-1])

@@ -1,30 +1,12 @@
 """What every trainer here does with its gradients and its learning rate."""
 
-import os
-import shutil
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
-
-from pwm.errors import UserError
-
-Loss = TypeVar("Loss", bound=Callable)
-
-
-def compiled(loss: Loss, wanted: bool, device: torch.device) -> Loss:
-    """The loss by torch.compile if that is wanted and on a CPU, else as it is; for GPUs see `pwm.nn.cuda_graph`.
-
-    Raises:
-        UserError: it is wanted and there is no C++ compiler.
-    """
-    if not wanted or device.type != "cpu":
-        return loss
-    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
-        raise UserError("compile: true needs a C++ compiler on a CPU; install g++ or set compile: false")
-    return torch.compile(loss)
 
 
 def adam(parameters: ParamsT, rate: float, device: torch.device, **options: Any) -> torch.optim.Adam:
@@ -69,3 +51,16 @@ def apply_gradients(
 def linear_decay(start: float, end: float, progress: float) -> float:
     """The learning rate after a share `progress` of training."""
     return start + (end - start) * progress
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Inside, no gradient of the modules' parameters is prepared for, which saves time and memory."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
