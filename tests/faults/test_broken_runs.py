@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -63,6 +64,61 @@ def test_workers_that_hang(monkeypatch, faults, thorough):
                 with pytest.raises(RuntimeError, match="number: a worker has not answered for 1 s"):
                     COMMANDS[command](env, state)
                 assert_ends(group)
+
+
+STALLED = {  # how the only thread of a command can come to wait for ever
+    "lock": "lock = threading.Lock(); lock.acquire(); lock.acquire()",
+    "thread": "queue.Queue().get()",
+    "pipe": "ends = os.pipe(); os.read(ends[0], 1)",
+    "file": "files = [open('held', 'w') for _ in 'ab']; [fcntl.flock(file, fcntl.LOCK_EX) for file in files]",
+}
+AT_WORK = {  # for longer than what hangs is given
+    "waits for another run": "assert Path('lock').exists(); handle = hold(Path('lock'), 'this')",
+    "busy": "while time.process_time() < 3: pass",
+}
+COMMAND = """
+import fcntl, os, queue, threading, time
+from pathlib import Path
+from pwm import watchdog
+from pwm.errors import exit_on_user_error
+from pwm.locks import hold
+
+watchdog.HANGING, watchdog.LOOK_EVERY, watchdog.PROJECT = 1, 0.1, Path(__file__).parent
+
+@exit_on_user_error
+def main():
+    {body}
+
+main()
+"""
+HOLDER = """
+import time
+from pathlib import Path
+from pwm.locks import hold
+handle = hold(Path("lock"), "this")
+print("held", flush=True)
+time.sleep(5)
+"""
+
+
+def test_stages_that_hang_in_their_own_process(tmp_path, faults):
+    path = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def run(body: str) -> subprocess.CompletedProcess:
+        (tmp_path / "command.py").write_text(COMMAND.format(body=body))
+        return subprocess.run([sys.executable, "command.py"], env=path, capture_output=True, text=True)
+
+    with faults("stalled") as tally:
+        for name, body in STALLED.items():
+            with tally.fault(name):
+                done = run(body)
+                assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+                assert re.match(r"error: no work for 1 s, in main \(.*command.py, line \d+\); start", done.stderr)
+    with subprocess.Popen([sys.executable, "-c", HOLDER], env=path, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        for body in AT_WORK.values():
+            done = run(body)
+            assert done.returncode == 0 and "error" not in done.stderr, done.stderr
 
 
 def diverging_runs(folder: Path) -> dict[str, Callable[[], object]]:
