@@ -276,20 +276,32 @@ suites:
         default: &ppo {env_steps: 256, num_envs: 4, n_steps: 8, batch_size: 32, n_epochs: 1, units: [16]}
         diverges: {<<: *ppo, learning_rate: 1e30}
         greedy: {<<: *ppo, units: [150000, 150000]}
+      sac: {default: {env_steps: 100, units: [16]}}
   mt30:
     tasks: {cup-catch: {}, reacher-easy: {}}
     seeds: 1
     algorithms: {random: {default: {}}}
 """
-HANGS = """    def advance(self) -> None:
+HANG = """    def advance(self) -> None:
         import time
         time.sleep(3600 if self._env.task.name == "cup-catch" else 0)
 """
+STALL = """def train(run: "Run") -> None:
+    import threading
+    threading.Event().wait()
+"""
+EDITS = [  # of the copy's code
+    ("pwm/envs/parallel.py", "ANSWER_TIME = 600", "ANSWER_TIME = 10"),
+    ("pwm/envs/parallel.py", "    def advance(self) -> None:\n", HANG),
+    ("pwm/watchdog.py", "HANGING = 1800", "HANGING = 60"),
+    ("baselines/sac.py", 'def train(run: "Run") -> None:\n', STALL),
+]
 SCORED = {("hopper", "pwm", "default"), ("hopper", "ppo", "default"), ("reacher-easy", "random", "default")}
 WHY = {  # of the runs that are lost: the log that tells, and what it says
     ("hopper", "pwm", "diverges"): ("models/locomotion/diverges/hopper/seed0/log.txt", "training diverged"),
     ("hopper", "ppo", "diverges"): ("runs/locomotion/hopper/ppo/diverges/seed0/log.txt", "training diverged"),
     ("hopper", "ppo", "greedy"): ("runs/locomotion/hopper/ppo/greedy/seed0/log.txt", "no memory left"),
+    ("hopper", "sac", "default"): ("runs/locomotion/hopper/sac/default/seed0/log.txt", "no work for 60 s, in train ("),
     ("cup-catch", "random", "default"): (
         "logs/evaluate/mt30/cup-catch/random/default/seed0.log",
         "cup-catch: a worker has not answered for 10 s",
@@ -298,14 +310,15 @@ WHY = {  # of the runs that are lost: the log that tells, and what it says
 
 
 def test_jobs_fail_alone(tmp_path, faults, thorough):
-    """A workflow in which a world model and a run diverge, a run wants all memory, and an evaluation's worker hangs."""
+    """A world model and a run diverge, a run wants all memory, one hangs, and so does an evaluation's worker."""
     if not thorough:
         pytest.skip("takes a workflow of a minute; make faults runs it")
     copy_project(tmp_path)
     (tmp_path / "workflows" / "config" / "broken.yaml").write_text(TINY_SCALE)
-    code = tmp_path / "pwm" / "envs" / "parallel.py"
-    text = code.read_text().replace("ANSWER_TIME = 600", "ANSWER_TIME = 10")
-    code.write_text(text.replace("    def advance(self) -> None:\n", HANGS))
+    for file, old, new in EDITS:
+        text = (tmp_path / file).read_text()
+        assert old in text
+        (tmp_path / file).write_text(text.replace(old, new))
     results = tmp_path / "results" / "broken"
     words = ("--config", "scale=broken")
     command = [str(BIN / "snakemake"), "--cores", "2", *words, "--", "results/broken/scores.csv"]
