@@ -1,6 +1,6 @@
 # The resolved config.yaml of each run, world model and data set: a changed setting reruns exactly what it touches.
-# And all of a scale's settings as a table, with the paper's beside it: a file of the scale's own, since scales at work side
-# by side in one checkout may share none.
+# And all of a scale's settings as a table, with the paper's beside it: a file of the scale's own, so that scales can be
+# at work side by side in one checkout.
 # These run at once on the local machine, so they ask for no resources and are not measured.
 
 
