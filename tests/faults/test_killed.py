@@ -121,7 +121,7 @@ def test_a_killed_stage(project, tmp_path, faults, thorough, stage):
     compare()
     duration, rng = time.time() - began, np.random.default_rng(len(stage))
     with faults("killed stage") as tally:
-        for _ in range(4 if thorough else 1):
+        for _ in range(3 if thorough else 1):
             remove()
             killed = start()
             moment = rng.uniform(0.2, 1)
