@@ -1,5 +1,6 @@
 """Workflows and stages that are killed, and what is compared with ones that never were."""
 
+import json
 import os
 import signal
 import subprocess
@@ -84,6 +85,9 @@ class Killable:
 
 def facts(path: Path) -> bytes:
     """A result's content, but for the times in it."""
+    if path.name == "eval.json":
+        content = json.loads(path.read_text())
+        return json.dumps({key: content[key] for key in content if key not in (*TIMES, "seal")}).encode()
     if path.suffix == ".csv":
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         return table.drop(columns=TIMES, errors="ignore").to_csv(index=False).encode()
@@ -93,7 +97,7 @@ def facts(path: Path) -> bytes:
 def results(project: Path, scale: str = "test") -> dict[str, bytes]:
     """What a scale's folder holds of data, weights, curves and scores, by file."""
     folder = project / "results" / scale
-    kept = ["**/*.npy", "**/*.safetensors", "**/metrics.csv", "*.csv", "tables/per_task_scores.csv"]
+    kept = ["**/*.npy", "**/*.safetensors", "**/metrics.csv", "**/eval.json", "*.csv", "tables/per_task_scores.csv"]
     return {str(path.relative_to(folder)): facts(path) for glob in kept for path in sorted(folder.glob(glob))}
 
 

@@ -82,15 +82,7 @@ def made_by(stage: str, project: Path) -> tuple[list[str], dict[Path, bytes]]:
         "collate": f"python -m pwm.scores --scale test --out {folder}",
     }
     command = by_hand.get(stage) or json.loads((project / folder / "manifest.json").read_text())["command"]
-    return shlex.split(command), {path.relative_to(project): told(path) for path in files}
-
-
-def told(path: Path) -> bytes:
-    """As `facts`; of an evaluation what it tells but its time and checksum."""
-    if path.name != "eval.json":
-        return facts(path)
-    content = json.loads(path.read_text())
-    return json.dumps({key: content[key] for key in content if key not in ("eval_wall_s", "seal")}).encode()
+    return shlex.split(command), {path.relative_to(project): facts(path) for path in files}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -112,7 +104,7 @@ def test_a_killed_stage(project, tmp_path, faults, thorough, stage):
         shutil.rmtree(tmp_path / "state", ignore_errors=True)
 
     def compare() -> None:
-        assert {path: told(tmp_path / path) for path in made} == made
+        assert {path: facts(tmp_path / path) for path in made} == made
         assert_nothing_half(tmp_path)
 
     remove()
