@@ -70,7 +70,7 @@ STALLED = {  # how the only thread of a command can come to wait for ever
     "lock": "lock = threading.Lock(); lock.acquire(); lock.acquire()",
     "thread": "queue.Queue().get()",
     "pipe": "ends = os.pipe(); os.read(ends[0], 1)",
-    "file": "files = [open('held', 'w') for _ in 'ab']; [fcntl.flock(file, fcntl.LOCK_EX) for file in files]",
+    "file": "a, b = open('held', 'w'), open('held', 'w'); fcntl.flock(a, fcntl.LOCK_EX); fcntl.flock(b, fcntl.LOCK_EX)",
 }
 AT_WORK = {  # for longer than what hangs is given
     "waits for another run": "assert Path('lock').exists(); handle = hold(Path('lock'), 'this')",
