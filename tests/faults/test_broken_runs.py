@@ -73,7 +73,8 @@ STALLED = {  # how the only thread of a command can come to wait for ever
     "file": "a, b = open('held', 'w'), open('held', 'w'); fcntl.flock(a, fcntl.LOCK_EX); fcntl.flock(b, fcntl.LOCK_EX)",
 }
 AT_WORK = {  # for longer than what hangs is given
-    "waits for another run": "assert Path('lock').exists(); handle = hold(Path('lock'), 'this')",
+    "waits for another run": "threading.Timer(3, os.kill, (int(Path('lock').read_text()), 9)).start();"
+    " handle = hold(Path('lock'), 'this')",
     "busy": "while time.process_time() < 3: pass",
 }
 COMMAND = """
@@ -97,7 +98,7 @@ from pathlib import Path
 from pwm.locks import hold
 handle = hold(Path("lock"), "this")
 print("held", flush=True)
-time.sleep(5)
+time.sleep(3600)
 """
 
 
@@ -115,10 +116,13 @@ def test_stages_that_hang_in_their_own_process(tmp_path, faults):
                 assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
                 assert re.match(r"error: no work for 1 s, in main \(.*command.py, line \d+\); start", done.stderr)
     with subprocess.Popen([sys.executable, "-c", HOLDER], env=path, stdout=subprocess.PIPE) as holder:
-        holder.stdout.readline()
-        for body in AT_WORK.values():
-            done = run(body)
-            assert done.returncode == 0 and "error" not in done.stderr, done.stderr
+        try:
+            holder.stdout.readline()
+            for body in AT_WORK.values():
+                done = run(body)
+                assert done.returncode == 0 and "error" not in done.stderr, done.stderr
+        finally:
+            holder.kill()
 
 
 def diverging_runs(folder: Path) -> dict[str, Callable[[], object]]:
