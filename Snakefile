@@ -38,6 +38,7 @@ localrules:
     configure_data,
     configure_gradients,
     configure_model,
+    configure_paper,
     configure_run,
     configure_scale,
     report_pages,

@@ -15,7 +15,8 @@ from pwm.errors import UserError
 from pwm.yaml_files import read_yaml
 
 Count = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=1000)]  # `pwm.evaluate.episode_seed` keeps that many runs apart
+MOST_SEEDS = 1000  # `pwm.evaluate.episode_seed` keeps that many runs apart
+Seed = Annotated[int, Field(ge=0, lt=MOST_SEEDS)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -319,10 +320,9 @@ def _first_problem(cls: type[Config], error: ValidationError) -> str:
         near = difflib.get_close_matches(str(problem["loc"][-1]), _all_keys(cls), n=1)
         hint = f"; did you mean '{near[0]}'?" if near else "; remove it"
         return f"unknown key '{key}'{hint}"
-    if problem["type"] == "union_tag_not_found":
-        return f"key '{key}.algorithm' is missing; add it"
-    if problem["type"] == "missing":
-        return f"key '{key}' is missing; add it"
+    if problem["type"] in ("missing", "union_tag_not_found"):
+        tag = "" if problem["type"] == "missing" else ".algorithm"
+        return f"key '{key}{tag}' is missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
     subject = f"'{key}'" if key else "settings"
     shown = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"

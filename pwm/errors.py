@@ -5,6 +5,8 @@ import functools
 import sys
 from collections.abc import Callable
 
+from pwm.watchdog import watched
+
 
 class UserError(Exception):
     """Something the user can mend. Its message is one line that names the thing and the mend."""
@@ -17,13 +19,14 @@ def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a command's `main` so that a `UserError` prints one line to stderr and exits with code 2.
 
     So does what ends a run without being anybody's mistake in the code, with code 1: training that diverged
-    (`pwm.runs.Run.watch`), and a machine that has no memory or disk left.
+    (`pwm.runs.Run.watch`), a machine that has no memory or disk left, and what hangs (`pwm.watchdog`).
     """
 
     @functools.wraps(main)
     def wrapped() -> None:
         try:
-            main()
+            with watched():
+                main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)

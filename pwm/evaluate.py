@@ -27,7 +27,7 @@ FIRST_SEED = {"training": 0, "final": 1_000_000, "curve": 2_000_000}
 
 
 def episode_seed(purpose: str, run_seed: int) -> int:
-    """Seed of the first environment of a run, whose seed is below 1000, for a purpose of `FIRST_SEED`."""
+    """Seed of the first environment of a run, whose seed is below `MOST_SEEDS`, for a purpose of `FIRST_SEED`."""
     return FIRST_SEED[purpose] + 1000 * run_seed
 
 

@@ -21,7 +21,7 @@ from pwm.gradient_settings import GradientsConfig
 from pwm.yaml_files import merge, read_yaml
 
 Settings = dict[str, Any]
-Seeds = Annotated[int, Field(ge=1, le=1000)]  # `pwm.config.Seed` has no more
+Seeds = Annotated[int, Field(ge=1, le=config.MOST_SEEDS)]
 Variant = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # a folder's name, and a wildcard's value
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "workflows" / "config"
 RULES_FOLDER = CONFIG_FOLDER.parent / "rules" / "baselines"
@@ -303,8 +303,8 @@ def _split_runs(settings: SuiteConfig, changes: Settings, where: str) -> tuple[S
     for task in tasks if isinstance(tasks, list) and tasks else [tasks]:
         if task not in [*settings.tasks]:
             raise UserError(f"{where}: only must list tasks of the suite, got '{task}'; correct it")
-    if type(seeds) is not int or not 1 <= seeds <= 1000:
-        raise UserError(f"{where}: seeds must be at least 1 and at most 1000, got '{seeds}'; correct it")
+    if type(seeds) is not int or not 1 <= seeds <= config.MOST_SEEDS:
+        raise UserError(f"{where}: seeds must be at least 1 and at most {config.MOST_SEEDS}, got '{seeds}'; correct it")
     return {name: value for name, value in changes.items() if name not in ("only", "seeds")}, tasks, seeds
 
 

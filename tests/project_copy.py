@@ -22,7 +22,7 @@ def snakemake(project: Path, *words: str) -> subprocess.CompletedProcess:
     """Run Snakemake in `project` on two cores."""
     command = [str(BIN / "snakemake"), "--cores", "2", *words]
     return subprocess.run(
-        command, cwd=project, env=environment(), capture_output=True, text=True, timeout=900, check=False
+        command, cwd=project, env=environment(), capture_output=True, text=True, timeout=3600, check=False
     )
 
 

@@ -109,4 +109,4 @@ def test_settings_that_cannot_be_read_are_refused(files):
     refusal(lambda: read_settings(arguments(files)), "here.csv has no column suite, variant, task", "snakemake")
     (files / "paper.csv").unlink()
     (files / "here.csv").write_text(",".join(COLUMNS) + "\n")
-    refusal(lambda: read_settings(arguments(files)), "paper.csv cannot be read", "results/paper/settings.csv")
+    refusal(lambda: read_settings(arguments(files)), "paper.csv cannot be read", "results/demo/paper_settings.csv")

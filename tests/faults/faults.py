@@ -24,6 +24,7 @@ KINDS = {
     "yaml": ("YAML that makes objects, or means billions of entries", "never executed or written out; refused by name"),
     "shell": ("shell metacharacters in paths, names and settings", "refused by name, or taken as they are"),
     "hang": ("worker process that hangs in one of its commands", "an error says so, and no process is left"),
+    "stalled": ("stage that hangs in its own process", "it ends, and one line says where it was"),
     "diverging": (
         "training that diverges to NaN or without bound",
         "the run names the metric and keeps its state",
@@ -31,6 +32,15 @@ KINDS = {
     "memory": ("stage that needs more memory than there is", "it says so in one line and leaves no output"),
     "alone": ("one of these in a job of a workflow", "others finish; log and collated results tell of it"),
     "disk": ("full disk, at different moments of each stage", "one line says so, no half output, and it goes on later"),
+    "killed": (
+        "workflow killed with its jobs, at random moments",
+        "the same command completes it, bit for bit as unbroken",
+    ),
+    "orphans": ("Snakemake killed alone, whose jobs go on", "the same command completes it, bit for bit as unbroken"),
+    "killed stage": ("stage killed by itself, at random moments", "the same command ends bit for bit as unbroken"),
+    "two": ("two workflows at once, of one scale and of two", "one says so and is refused; two complete"),
+    "cores": ("the same scale on one core and on two", "the same scores, byte for byte but for the times"),
+    "read-only": ("checkout that cannot be written, results elsewhere", "they are as usual, the checkout as before"),
     "command line": ("malformed command line", "refused before any job, in one line that names it"),
 }
 

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -63,6 +64,65 @@ def test_workers_that_hang(monkeypatch, faults, thorough):
                 with pytest.raises(RuntimeError, match="number: a worker has not answered for 1 s"):
                     COMMANDS[command](env, state)
                 assert_ends(group)
+
+
+STALLED = {  # how the only thread of a command can come to wait for ever
+    "lock": "lock = threading.Lock(); lock.acquire(); lock.acquire()",
+    "thread": "queue.Queue().get()",
+    "pipe": "ends = os.pipe(); os.read(ends[0], 1)",
+    "file": "a, b = open('held', 'w'), open('held', 'w'); fcntl.flock(a, fcntl.LOCK_EX); fcntl.flock(b, fcntl.LOCK_EX)",
+}
+AT_WORK = {  # for longer than what hangs is given
+    "waits for another run": "threading.Timer(3, os.kill, (int(Path('lock').read_text()), 9)).start();"
+    " handle = hold(Path('lock'), 'this')",
+    "busy": "while time.process_time() < 3: pass",
+}
+COMMAND = """
+import fcntl, os, queue, threading, time
+from pathlib import Path
+from pwm import watchdog
+from pwm.errors import exit_on_user_error
+from pwm.locks import hold
+
+watchdog.HANGING, watchdog.LOOK_EVERY, watchdog.PROJECT = 1, 0.1, Path(__file__).parent
+
+@exit_on_user_error
+def main():
+    {body}
+
+main()
+"""
+HOLDER = """
+import time
+from pathlib import Path
+from pwm.locks import hold
+handle = hold(Path("lock"), "this")
+print("held", flush=True)
+time.sleep(3600)
+"""
+
+
+def test_stages_that_hang_in_their_own_process(tmp_path, faults):
+    path = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def run(body: str) -> subprocess.CompletedProcess:
+        (tmp_path / "command.py").write_text(COMMAND.format(body=body))
+        return subprocess.run([sys.executable, "command.py"], env=path, capture_output=True, text=True)
+
+    with faults("stalled") as tally:
+        for name, body in STALLED.items():
+            with tally.fault(name):
+                done = run(body)
+                assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+                assert re.match(r"error: no work for 1 s, in main \(.*command.py, line \d+\); start", done.stderr)
+    with subprocess.Popen([sys.executable, "-c", HOLDER], env=path, stdout=subprocess.PIPE) as holder:
+        try:
+            holder.stdout.readline()
+            for body in AT_WORK.values():
+                done = run(body)
+                assert done.returncode == 0 and "error" not in done.stderr, done.stderr
+        finally:
+            holder.kill()
 
 
 def diverging_runs(folder: Path) -> dict[str, Callable[[], object]]:
@@ -220,20 +280,32 @@ suites:
         default: &ppo {env_steps: 256, num_envs: 4, n_steps: 8, batch_size: 32, n_epochs: 1, units: [16]}
         diverges: {<<: *ppo, learning_rate: 1e30}
         greedy: {<<: *ppo, units: [150000, 150000]}
+      sac: {default: {env_steps: 100, units: [16]}}
   mt30:
     tasks: {cup-catch: {}, reacher-easy: {}}
     seeds: 1
     algorithms: {random: {default: {}}}
 """
-HANGS = """    def advance(self) -> None:
+HANG = """    def advance(self) -> None:
         import time
         time.sleep(3600 if self._env.task.name == "cup-catch" else 0)
 """
+STALL = """def train(run: "Run") -> None:
+    import threading
+    threading.Event().wait()
+"""
+EDITS = [  # of the copy's code
+    ("pwm/envs/parallel.py", "ANSWER_TIME = 600", "ANSWER_TIME = 10"),
+    ("pwm/envs/parallel.py", "    def advance(self) -> None:\n", HANG),
+    ("pwm/watchdog.py", "HANGING = 1800", "HANGING = 60"),
+    ("baselines/sac.py", 'def train(run: "Run") -> None:\n', STALL),
+]
 SCORED = {("hopper", "pwm", "default"), ("hopper", "ppo", "default"), ("reacher-easy", "random", "default")}
 WHY = {  # of the runs that are lost: the log that tells, and what it says
     ("hopper", "pwm", "diverges"): ("models/locomotion/diverges/hopper/seed0/log.txt", "training diverged"),
     ("hopper", "ppo", "diverges"): ("runs/locomotion/hopper/ppo/diverges/seed0/log.txt", "training diverged"),
     ("hopper", "ppo", "greedy"): ("runs/locomotion/hopper/ppo/greedy/seed0/log.txt", "no memory left"),
+    ("hopper", "sac", "default"): ("runs/locomotion/hopper/sac/default/seed0/log.txt", "no work for 60 s, in train ("),
     ("cup-catch", "random", "default"): (
         "logs/evaluate/mt30/cup-catch/random/default/seed0.log",
         "cup-catch: a worker has not answered for 10 s",
@@ -242,14 +314,15 @@ WHY = {  # of the runs that are lost: the log that tells, and what it says
 
 
 def test_jobs_fail_alone(tmp_path, faults, thorough):
-    """A workflow in which a world model and a run diverge, a run wants all memory, and an evaluation's worker hangs."""
+    """A world model and a run diverge, a run wants all memory, one hangs, and so does an evaluation's worker."""
     if not thorough:
         pytest.skip("takes a workflow of a minute; make faults runs it")
     copy_project(tmp_path)
     (tmp_path / "workflows" / "config" / "broken.yaml").write_text(TINY_SCALE)
-    code = tmp_path / "pwm" / "envs" / "parallel.py"
-    text = code.read_text().replace("ANSWER_TIME = 600", "ANSWER_TIME = 10")
-    code.write_text(text.replace("    def advance(self) -> None:\n", HANGS))
+    for file, old, new in EDITS:
+        text = (tmp_path / file).read_text()
+        assert old in text
+        (tmp_path / file).write_text(text.replace(old, new))
     results = tmp_path / "results" / "broken"
     words = ("--config", "scale=broken")
     command = [str(BIN / "snakemake"), "--cores", "2", *words, "--", "results/broken/scores.csv"]

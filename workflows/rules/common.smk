@@ -127,7 +127,10 @@ except UserError as error:
 matrix(SCALE)
 
 if workflow.is_main_process:
-    ALIVE = clear_stale_locks(Path(".snakemake"))
+    try:
+        ALIVE = clear_stale_locks(Path(".snakemake"))
+    except UserError as error:
+        refuse(error)
 
 
 wildcard_constraints:

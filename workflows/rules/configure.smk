@@ -1,5 +1,6 @@
 # The resolved config.yaml of each run, world model and data set: a changed setting reruns exactly what it touches.
-# And all of a scale's settings as a table.
+# And all of a scale's settings as a table, with the paper's beside it: a file of the scale's own, so that scales can be
+# at work side by side in one checkout.
 # These run at once on the local machine, so they ask for no resources and are not measured.
 
 
@@ -16,6 +17,21 @@ rule configure_scale:
         "../../environment.yml"
     shell:
         "python -m pwm.settings --scale {wildcards.scale} --out {output:q} > {log:q} 2>&1"
+
+
+rule configure_paper:
+    input:
+        config=code("workflows/config/paper.yaml"),
+        code=[code("pwm/config.py"), code("pwm/matrix.py"), code("pwm/settings.py")],
+        baselines=sorted(map(str, (ROOT / "baselines").glob("*.py"))),
+    output:
+        "results/{scale}/paper_settings.csv",
+    log:
+        "results/{scale}/logs/configure_paper.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m pwm.settings --scale paper --out {output:q} > {log:q} 2>&1"
 
 
 rule configure_data:

@@ -4,7 +4,7 @@ TABULATED_FROM = dict.fromkeys(TABLES, RUN_TABLES)
 TABULATED_FROM["claims"] = RUN_TABLES | {name: f"results/{{scale}}/gradients/{name}.csv" for name in MEASURED}
 TABULATED_FROM["hyperparameters"] = {
     "settings": "results/{scale}/settings.csv",
-    "paper": "results/paper/settings.csv",
+    "paper": "results/{scale}/paper_settings.csv",
 }
 
 for stem in TABLES:

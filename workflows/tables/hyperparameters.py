@@ -34,8 +34,9 @@ class Settings:
     @property
     def source(self) -> str:
         """Where they come from, in a line."""
-        files = f"--settings results/{self.scale}/settings.csv --paper results/paper/settings.csv"
-        out = f"--scale {self.scale} --out results/{self.scale}/tables/{self.module.rpartition('.')[2]}"
+        folder = f"results/{self.scale}"
+        files = f"--settings {folder}/settings.csv --paper {folder}/paper_settings.csv"
+        out = f"--scale {self.scale} --out {folder}/tables/{self.module.rpartition('.')[2]}"
         return (
             f"Scale {self.scale}, of `workflows/config/{self.scale}.yaml`, by `python -m {self.module} {files} {out}`."
         )
@@ -47,11 +48,11 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
     Raises:
         UserError: a file is missing or damaged, or holds another scale.
     """
-    inputs = {"settings": "settings.csv", "paper": "settings.csv, of the scale paper"}
+    inputs = {"settings": "settings.csv", "paper": "paper_settings.csv"}
     module, args = parse(__file__, __doc__, inputs, argv)
     tables = []
-    for file, scale in ((args.settings, args.scale), (args.paper, "paper")):
-        mend = f"make it again by snakemake --cores 1 results/{scale}/settings.csv"
+    for file, scale, name in ((args.settings, args.scale, "settings"), (args.paper, "paper", "paper_settings")):
+        mend = f"make it again by snakemake --cores 1 results/{args.scale}/{name}.csv"
         try:
             table = pd.read_csv(file, dtype=str, keep_default_na=False)
         except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
