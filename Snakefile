@@ -46,6 +46,7 @@ localrules:
 rule all:
     default_target: True
     input:
+        run_files("eval.json"),
         f"results/{SCALE}/scores.csv",
         drawn,
         film_strips,

@@ -13,7 +13,7 @@ but for figures of a measurement that is not made of runs, which have its one fi
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -207,7 +207,7 @@ class Results:
         results, stem = f"results/{self.scale}", self.module.rpartition(".")[2]
         out = f"figures/{self.scale}/{stem}" if ".figures." in self.module else f"{results}/tables/{stem}"
         files = " ".join(f"--{name} {results}/{name}.csv" for name in INPUTS)
-        files += "".join(f" --{name} {results}/gradients/{name}.csv" for name in self.measured)
+        files += "".join(f" --{name} {results}/gradients/{name}.csv" for name, had in self.measured.items() if len(had))
         return f"python -m {self.module} {files} --scale {self.scale} --out {out}"
 
     @property
@@ -228,14 +228,15 @@ def read_results(
     Args:
         argv: the command line's, unless given.
         ablations: whether to keep their runs, which are left out otherwise.
-        measured: measurements to read as well, each with the columns it must have.
+        measured: measurements to read as well, each with the columns it must have. One that is not on the command line
+            was not made, and is empty.
 
     Raises:
         UserError: a file is missing or damaged, or holds another scale, a run that is not expected, a score out of its
             range, or scores of one task by several simulators.
     """
     files = {name: f"{name}.csv" for name in INPUTS} | {name: f"gradients/{name}.csv" for name in measured or ()}
-    module, args = parse(script, description, files, argv)
+    module, args = parse(script, description, files, argv, optional=measured or ())
     scores, curves = statistics.load_scores(args.scores), statistics.load_curves(args.curves)
     data, expected = statistics.load_scores(args.data), statistics.load_expected(args.expected)
     for table, file in ((scores, args.scores), (curves, args.curves), (data, args.data)):
@@ -247,8 +248,9 @@ def read_results(
     tables = (scores, curves, expected)
     kept = tables if ablations else (table[~is_ablation(table)].reset_index(drop=True) for table in tables)
     others = {
-        name: _read_measurement(getattr(args, name), args.scale, name, columns)
+        name: _read_measurement(file, args.scale, name, columns) if file else pd.DataFrame(columns=list(columns))
         for name, columns in (measured or {}).items()
+        for file in [getattr(args, name)]
     }
     return Results(*kept, args.scale, args.out, module, others)
 
@@ -278,14 +280,20 @@ def _read_measurement(path: Path, scale: str, stem: str, columns: Sequence[str])
 
 
 def parse(
-    script: str, description: str, inputs: Mapping[str, str], argv: Sequence[str] | None
+    script: str,
+    description: str,
+    inputs: Mapping[str, str],
+    argv: Sequence[str] | None,
+    optional: Collection[str] = (),
 ) -> tuple[str, argparse.Namespace]:
-    """The module of a script, and its command line: an argument for each of `inputs`, a file below results/<scale>."""
+    """The module of a script, and its command line: an argument for each of `inputs`, a file below results/<scale>, of
+    which the `optional` ones may be left out.
+    """
     path = Path(script)
     module = f"workflows.{path.parent.name}.{path.stem}"
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description.partition("\n")[0])
     for name, file in inputs.items():
-        parser.add_argument(f"--{name}", type=Path, required=True, help=f"results/<scale>/{file}")
+        parser.add_argument(f"--{name}", type=Path, required=name not in optional, help=f"results/<scale>/{file}")
     parser.add_argument("--scale", required=True, help="name of the scale, such as demo")
     parser.add_argument("--out", type=Path, required=True, help="output path without suffix")
     return module, parser.parse_args(argv)

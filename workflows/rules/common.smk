@@ -27,11 +27,12 @@ def code(path):
 
 # Of the report, whose menu is in alphabetical order.
 CATEGORY = {
-    "figures": "1. Figures",
-    "tables": "2. Tables",
-    "costs": "3. Run times and costs",
-    "provenance": "4. Provenance",
-    "film": "5. Film strips",
+    "claims": "1. The paper's claims",
+    "figures": "2. Figures",
+    "tables": "3. Tables",
+    "costs": "4. Run times and costs",
+    "provenance": "5. Provenance",
+    "film": "6. Film strips",
 }
 PUBLISHED = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "results" / "published").glob("*.csv"))
 READING = [
@@ -109,6 +110,15 @@ def model_of_run(algorithm):
 def need(rule, what):
     """Threads, memory (MB), runtime (minutes) or GPUs of a rule's jobs, from the scale's config."""
     return lambda wildcards: getattr(matrix(wildcards.scale).resources(rule), what)
+
+
+def options(names):
+    """Of a figure or table: `--<name> <file>` for each of its named inputs that there is."""
+
+    def of_input(wildcards, input):
+        return [part for name in names if input[name] for part in (f"--{name}", str(input[name]))]
+
+    return of_input
 
 
 try:

@@ -82,6 +82,12 @@ def measure(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def in_short(numbers: pd.DataFrame) -> str:
+    """Every claim's verdict in a sentence, which the report begins with."""
+    judged = numbers.drop_duplicates("claim")
+    return f"Verdicts: {'; '.join(f'{row.claim} {row.verdict}' for row in judged.itertuples())}."
+
+
 def set_cells(numbers: pd.DataFrame) -> pd.DataFrame:
     """The same for reading; a claim and its verdict stand in the first of its rows."""
     rows = []
@@ -110,7 +116,7 @@ def main() -> None:
     """Write the table from the command line."""
     results = read_results(__file__, __doc__, ablations=True, measured=MEASURED)
     numbers = measure(results)
-    write_table(results, numbers, set_cells(numbers), NOTE)
+    write_table(results, numbers, set_cells(numbers), f"{in_short(numbers)} {NOTE}")
 
 
 if __name__ == "__main__":
