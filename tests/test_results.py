@@ -26,6 +26,7 @@ CASES = {
     "a negative score": ("scores", {"score": -0.1}, "seed 1 is -0.1, and scores of mt30 lie in [0, 1]"),
     "no number": ("scores", {"score": np.nan}, "score of mt30/walker-walk/pwm/default seed 1 is nan"),
     "another simulator": ("scores", {"simulator": "mujoco 2.1"}, "walker-walk by mujoco 2.1 and by mujoco 3.3.0"),
+    "another protocol": ("scores", {"episodes": 3}, "walker-walk by 3 episodes and by 10 episodes", "evaluate all"),
     "another scale": ("scores", {"scale": "paper"}, "scores.csv holds scale paper, not demo"),
 }
 

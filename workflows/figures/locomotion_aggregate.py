@@ -32,7 +32,7 @@ def draw(results: Results) -> tuple[Figure, pd.DataFrame]:
     looks = style.looks(results)
     data = draw_aggregates(left, "aggregate", rows, looks)
     left.set_xlabel("\n".join([rows[0].unit, *textwrap.wrap(note, 52)]))
-    figure.supxlabel("\n".join(sources(rows, 150)), fontsize=6.5)
+    figure.supxlabel(style.lines(*sources(rows), results.not_run(SUITE)), fontsize=6.5)
     figure.legend(handles=handles(), loc="outside upper center", ncols=4)
     ours = [row for row in rows if row.variant not in PUBLISHED]
     data = [(*row, np.nan) for row in data] + draw_profiles(right, ours, looks)
@@ -60,7 +60,7 @@ def draw_profiles(axes: Axes, rows: list[Aggregate], looks: dict) -> list[tuple]
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel(f"τ ({rows[0].unit})")
     axes.set_ylabel("share of runs > τ")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), labelcolor="linecolor", handlelength=1.5)
     return data
 
 

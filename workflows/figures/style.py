@@ -10,17 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from workflows.results import ALGORITHMS, PUBLISHED, REFERENCES, Measured, Results, name_of
+from workflows.measured import Measured
+from workflows.results import ALGORITHMS, PUBLISHED, REFERENCES, Results, name_of
 
 CONFIGS = Path(__file__).resolve().parent.parent / "config"  # of the scales
 COLUMN, PAGE = 3.3, 6.9  # widths in inches
 GREY = "#666666"
+SMALL = 5.5  # points, of the smallest words
 # Okabe and Ito's colours and, for algorithms not known here, the ones of Tol's that differ from them.
 COLOURS = {"pwm": "#D55E00", "shac": "#009E73", "tdmpc2": "#0072B2", "ppo": "#CC79A7", "sac": "#E69F00"}
 COLOURS |= {"dreamerv3": "#882255", "random": GREY, "data": "#000000"}
@@ -89,16 +93,29 @@ def looks(results: Results) -> dict[tuple[str, str], Look]:
     unknown = sorted({algorithm for algorithm, _ in pairs} - COLOURS.keys())
     colours = COLOURS | {name: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, name in enumerate(unknown)}
     found = {}
+    there = {*results.scores["variant"]}
     for algorithm, variant in pairs:
         reference = algorithm in REFERENCES
         others = {other for name, other in pairs if (name in REFERENCES) == reference} - {"default"}
-        place = ["default", *sorted(others)].index(variant) % len(MARKERS)
+        order = ["default", *sorted(others, key=lambda name: (name not in there, name))]  # few share a marker then
+        place = order.index(variant) % len(MARKERS)
         line = REFERENCE_LINES[place % len(REFERENCE_LINES)] if reference else LINESTYLES[place]
         found[algorithm, variant] = Look(name_of(algorithm, variant), colours[algorithm], MARKERS[place], line)
     for algorithm in ALGORITHMS:
         for variant, marker in zip(PUBLISHED, ("o", "D"), strict=True):
             found[algorithm, variant] = Look(name_of(algorithm, variant), colours[algorithm], marker, "none", "none")
     return found
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """How many columns of such entries a legend across the page has room for."""
+    points = 72 * PAGE / (max(map(len, labels), default=1) * 0.6 * mpl.rcParams["legend.fontsize"] + 38)
+    return max(1, min(len(labels), int(points)))
+
+
+def lines(*texts: str, width: int = 135) -> str:
+    """Notes below a figure, each from a line of its own on; empty ones leave none."""
+    return "\n".join(line for text in texts for line in textwrap.wrap(text, width))
 
 
 def hollow(source: str, variant: str = PUBLISHED[0]) -> str:
@@ -145,6 +162,15 @@ def thousands(value: float, _position: int | None = None) -> str:
         if abs(value) >= unit:
             return f"{value / unit:g}{letter}".replace("-", "−")
     return f"{value:g}".replace("-", "−")
+
+
+def set_log_ticks(axes: Axes) -> None:
+    """Ticks of a logarithmic horizontal axis: the fewer powers of ten it spans, the more within each."""
+    low, high = axes.get_xlim()
+    decades = np.log10(high / low)
+    steps = (1, 2, 5) if decades < 1.2 else (1, 3) if decades < 2.2 else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=8) if decades > 0.8 else MaxNLocator(3))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def watermark(figure: Figure, scale: str) -> None:

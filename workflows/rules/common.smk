@@ -36,8 +36,10 @@ CATEGORY = {
 }
 PUBLISHED = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "results" / "published").glob("*.csv"))
 READING = [
+    "pwm/progress.py",
     "pwm/statistics.py",
     "workflows/ablations.py",
+    "workflows/measured.py",
     "workflows/pages.py",
     "workflows/published.py",
     "workflows/results.py",
