@@ -147,6 +147,9 @@ def test_a_partial_set_of_results_is_reported_with_what_is_missing(project: Path
     assert f"1 of {whole} runs are missing." in embedded(report, "workflow_desc")
     results = embedded(report, "results")
     assert FIGURES - set(results) == {"figures/test/ball_wall.png"}
+    assert re.search(r"Verdicts: C1 [a-z ]+; .*C10 [a-z ]+\.", embedded(report, "workflow_desc"))
+    claims = content(results["results/test/tables/claims.html"]).decode()
+    assert "not had: ball-wall" in claims.replace("\n", " ") and "not had: double pendulum" not in claims
     told = content(results["results/test/report/missing.html"]).decode()
     assert re.search(
         r"<td>reacher-easy</td>\s*<td>random</td>\s*<td>default</td>\s*<td>1</td>\s*<td>not trained</td>", told

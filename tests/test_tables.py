@@ -191,6 +191,15 @@ def test_claims_stand_beside_what_was_published(measured, tmp_path, monkeypatch)
     assert "--gradient_quality results/demo/gradients/gradient_quality.csv --scale demo" in written["md"]
 
 
+def test_claims_are_judged_without_measurements_that_were_not_made(measured, tmp_path, monkeypatch):
+    runs = {name: path for name, path in measured.items() if name not in claims.MEASURED}
+    written = write(claims, runs, tmp_path / "claims", monkeypatch)
+    numbers = pd.read_csv(tmp_path / "claims.csv")
+    assert set(numbers.loc[numbers["claim"] == "C5", "verdict"]) == {"not run"}
+    assert numbers.loc[numbers["claim"] == "C1", "verdict"].iloc[0] == "not shown"
+    assert "Verdicts: C1 not shown; C2 not run; " in written["md"] and "gradient_quality.csv" not in written["md"]
+
+
 def test_a_measurement_of_another_scale_is_refused(measured, tmp_path, monkeypatch, capsys):
     other = tmp_path / "ball_wall.csv"
     pd.read_csv(measured["ball_wall"]).assign(scale="laptop").to_csv(other, index=False)

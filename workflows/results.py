@@ -103,15 +103,19 @@ class Results:
 
     def drawn(self, suite: str) -> list[tuple[str, str]]:
         """The contestants that figures show: those with a run; all where none has one."""
+        return [pair for pair in self.contestants(suite) if pair in self.started(suite)] or self.contestants(suite)
+
+    def started(self, suite: str) -> set[tuple[str, str]]:
+        """The algorithms and variants of a suite of which there is a run."""
         there = self.scores[self.scores["suite"] == suite]
-        started = {*zip(there["algorithm"], there["variant"], strict=True)}
-        return [pair for pair in self.contestants(suite) if pair in started] or self.contestants(suite)
+        return {*zip(there["algorithm"], there["variant"], strict=True)}
 
     def not_run(self, *suites: str) -> str:
-        """A line that names the contestants of these suites that figures do not show."""
+        """A line that names what these suites ask for and figures do not show, since no run of it is there."""
         told = []
         for suite in suites:
-            left = [name_of(*pair) for pair in self.contestants(suite) if pair not in self.drawn(suite)]
+            shown = {*self.drawn(suite)} | self.started(suite)
+            left = [name_of(*pair) for pair in self.algorithms(suite) if pair not in shown]
             told += [f"{SUITES.get(suite, suite)}: {', '.join(left)}"] if left else []
         return f"Not run: {'; '.join(told)}." if told else ""
 

@@ -86,7 +86,8 @@ def draw_over(results: Results, axes_names: tuple[str, ...]) -> tuple[Figure, pd
     for part, (axis, block) in zip(parts, blocks.items(), strict=True):
         data += draw_block(part, block, axis, columns, results, looks)
     drawn = {pair for block in blocks.values() for panel in block for pair in panel.algorithms}
-    handles = [look.handle(marker="") for pair, look in looks.items() if pair in drawn or pair[0] == "random"]
+    drawn |= {pair for suite in results.suites for pair in results.started(suite) if pair[0] == "random"}
+    handles = [look.handle(marker="") for pair, look in looks.items() if pair in drawn]
     ncols = style.legend_columns([look.get_label() for look in handles]) if columns > 2 else 2
     figure.legend(handles=handles, loc="outside upper center", ncols=ncols)
     figure.supxlabel(style.lines(results.not_run(*results.suites)), fontsize=style.SMALL)

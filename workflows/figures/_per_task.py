@@ -95,6 +95,7 @@ def runs_wanted(own: pd.DataFrame) -> str:
 
 def handles(looks: dict, table: pd.DataFrame) -> list[Line2D]:
     """The legend: what is drawn, and what the small marks are."""
+    table = table[table["score"].notna() | ~table["algorithm"].isin(REFERENCES)]
     drawn = {pair: looks[pair] for pair in looks if pair in {*zip(table["algorithm"], table["variant"], strict=True)}}
     found = [look.handle(linestyle="none") for (name, _), look in drawn.items() if name not in REFERENCES]
     found += [look.handle(marker="") for (name, _), look in drawn.items() if name in REFERENCES]
