@@ -284,7 +284,7 @@ def test_a_scale_without_a_finished_run_draws_its_matrix_as_not_run(stem, tmp_pa
         pd.read_csv(paths[name]).iloc[:0].to_csv(paths[name], index=False)
     (figure, _), _ = draw(module_of(stem), paths)
     told = " ".join(texts(figure))
-    assert any(words in told for words in ("not run", "No algorithm", "PPO has no run", "no MT80 runs"))
+    assert any(words in told for words in ("not run", "no algorithm", "PPO has no run", "no MT80 runs"))
 
 
 def test_another_scales_files_are_refused_with_exit_code_2(partial, tmp_path):

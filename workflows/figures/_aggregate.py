@@ -35,7 +35,7 @@ def why_empty(results: Results, suite: str, rows: Sequence[Aggregate]) -> str:
     if any(row.estimates for row in rows if row.variant not in PUBLISHED):
         return ""
     reason = results.comparable_scores()[1] if suite == "locomotion" else ""
-    return f"No aggregate: {reason or 'No algorithm has finished a seed on all of its tasks.'}"
+    return f"No aggregate: {reason or 'no algorithm has finished a seed on all of its tasks.'}"
 
 
 def data_rows(panel: str, row: Aggregate) -> list[tuple]:

@@ -115,7 +115,7 @@ def legend_columns(labels: Sequence[str]) -> int:
 
 def lines(*texts: str, width: int = 135) -> str:
     """Notes below a figure, each from a line of its own on; empty ones leave none."""
-    return "\n".join(line for text in texts for line in textwrap.wrap(text, width))
+    return "\n".join(line for text in texts for line in textwrap.wrap(text, width, break_on_hyphens=False))
 
 
 def hollow(source: str, variant: str = PUBLISHED[0]) -> str:

@@ -8,7 +8,7 @@ from pwm.errors import exit_on_user_error
 from workflows import published
 from workflows.figures import style
 from workflows.figures._aggregate import DATA_COLUMNS, data_rows, row_note, sources, title_of, why_empty
-from workflows.results import PUBLISHED, Aggregate, Results, name_of, read_results
+from workflows.results import PUBLISHED, SUITES, Aggregate, Results, name_of, read_results
 
 PANELS = ("locomotion", "mt80")
 WIDTH = 0.55  # of a bar, of the distance between two
@@ -19,8 +19,11 @@ def draw(results: Results) -> tuple[Figure, pd.DataFrame]:
     both = {suite: published.beside_ours(results, suite) for suite in PANELS}
     both = {suite: [row for row in rows if row.variant in ("default", PUBLISHED[0])] for suite, rows in both.items()}
     reasons = {suite: why_empty(results, suite, rows) for suite, rows in both.items()}
-    if all(reasons.values()) or not any(suite in results.suites for suite in PANELS):
+    if not any(suite in results.suites for suite in PANELS):
         return style.message("This scale has no locomotion and no MT80 runs."), pd.DataFrame(columns=DATA_COLUMNS)
+    if all(reasons.values()):
+        told = [f"{SUITES[suite]}: {reason}" for suite, reason in reasons.items()]
+        return style.message("\n".join(told)), pd.DataFrame(columns=DATA_COLUMNS)
     figure, looks, data = style.new_figure(2.4), style.looks(results), []
     widths = [max(len({row.algorithm for row in rows}), 2) for rows in both.values()]
     for axes, (suite, rows) in zip(figure.subplots(1, 2, width_ratios=widths), both.items(), strict=True):
