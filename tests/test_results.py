@@ -52,9 +52,8 @@ def test_what_was_not_run_at_all_is_named_and_not_drawn(tmp_path):
     assert ("tdmpc2", "default") in results.contestants("mt30")
     assert results.not_run("locomotion", "mt30") == "Not run: MT30: TD-MPC2."
     figure, data = mt30_per_task.draw(results)
-    assert results.not_run("mt30") in texts(figure) and "tdmpc2" not in set(
-        data.query("source == 'measured'").algorithm
-    )
+    assert any(results.not_run("mt30") in text for text in texts(figure))
+    assert "tdmpc2" not in set(data.query("source == 'measured'").algorithm)
 
 
 def test_where_nothing_was_run_everything_is_drawn_as_not_run(tmp_path):

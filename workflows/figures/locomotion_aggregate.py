@@ -22,6 +22,8 @@ TAUS = 101
 def draw(results: Results) -> tuple[Figure, pd.DataFrame]:
     """Draw the figure; returns it and the data drawn."""
     columns = [*DATA_COLUMNS, "tau"]
+    if SUITE not in results.suites:
+        return style.message("This scale has no Locomotion runs."), pd.DataFrame(columns=columns)
     rows = published.beside_ours(results, SUITE)
     if why := why_empty(results, SUITE, rows):
         return style.message(why), pd.DataFrame(columns=columns)

@@ -17,12 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from workflows.measured import Measured
 from workflows.results import ALGORITHMS, PUBLISHED, REFERENCES, Results, name_of
 
 CONFIGS = Path(__file__).resolve().parent.parent / "config"  # of the scales
 COLUMN, PAGE = 3.3, 6.9  # widths in inches
+DPI = 200
 GREY = "#666666"
 SMALL = 5.5  # points, of the smallest words
 # Okabe and Ito's colours and, for algorithms not known here, the ones of Tol's that differ from them.
@@ -113,7 +115,7 @@ def legend_columns(labels: Sequence[str]) -> int:
     return max(1, min(len(labels), int(points)))
 
 
-def lines(*texts: str, width: int = 135) -> str:
+def lines(*texts: str, width: int = 140) -> str:
     """Notes below a figure, each from a line of its own on; empty ones leave none."""
     return "\n".join(line for text in texts for line in textwrap.wrap(text, width, break_on_hyphens=False))
 
@@ -182,17 +184,38 @@ def watermark(figure: Figure, scale: str) -> None:
         ).set_in_layout(False)
 
 
+def settle(figure: Figure) -> None:
+    """Lay a figure out once and for all, to a millionth of its size.
+
+    The last digits that the layout's solver finds differ from one time to the next, and now and then show in a pixel.
+    """
+    figure.set_dpi(DPI)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    parts = [figure]
+    for part in parts:  # which grows by the parts of parts
+        parts += part.subfigs
+        if part is not figure:
+            part.bbox_relative.set_points(part.bbox_relative.get_points().round(6))
+        for axes in part.axes if part is figure else []:
+            axes.set_position(Bbox(axes.get_position().get_points().round(6)))
+            axes.set_in_layout(True)
+        for text in part.texts:
+            text.set_position(np.round(text.get_position(), 6))
+
+
 def save(figure: Figure, data: pd.DataFrame, results: Results | Measured) -> None:
     """Write `<out>.pdf`, `.png` (200 dpi), `.csv`, the data drawn, and `.json`: what is needed to draw it again, the
     scale's settings included. The same bytes from the same data.
     """
     watermark(figure, results.scale)
+    settle(figure)
     about = {"Commit": results.commits, "Scale": results.scale, "Command": results.command}
     keywords = "; ".join(f"{key}: {value}" for key, value in about.items())
     results.out.parent.mkdir(parents=True, exist_ok=True)
     pdf = {"Title": results.module.rpartition(".")[2], "Keywords": keywords, "CreationDate": None}
     figure.savefig(f"{results.out}.pdf", metadata=pdf)
-    figure.savefig(f"{results.out}.png", dpi=200, metadata=about)
+    figure.savefig(f"{results.out}.png", dpi=DPI, metadata=about)
     data.to_csv(f"{results.out}.csv", index=False, float_format="%.8g", lineterminator="\n")
     config = CONFIGS / f"{results.scale}.yaml"
     bundle = {name.lower(): value for name, value in about.items()} | {"data": f"{results.out.name}.csv"}
