@@ -25,7 +25,7 @@ STRIPS = {
     for run in Matrix("test").runs()
     if (run.suite, run.variant, run.seed) == ("locomotion", "default", 0)
 }
-CATEGORIES = ["1. The paper's claims", "2. Figures", "3. Tables", "4. Run times and costs", "5. Provenance"]
+CATEGORIES = ["1. Claims", "2. Figures", "3. Tables", "4. Run times and costs", "5. Provenance"]
 CATEGORIES += ["6. Film strips"]
 WAIT = """window.wait = async (what, ready) => {
     for (let i = 0; i < 1000; i++) {

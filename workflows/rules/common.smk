@@ -27,7 +27,7 @@ def code(path):
 
 # Of the report, whose menu is in alphabetical order.
 CATEGORY = {
-    "claims": "1. The paper's claims",
+    "claims": "1. Claims",
     "figures": "2. Figures",
     "tables": "3. Tables",
     "costs": "4. Run times and costs",
