@@ -94,10 +94,10 @@ def set_cells(numbers: pd.DataFrame) -> pd.DataFrame:
     for row in numbers.to_dict("records"):
         first = not rows or row["claim"] != numbers["claim"].iloc[len(rows) - 1]
         bound = f" ({row['side']} {number(row['bound'], 0)})"
-        told = [row["claim"], row["says"]] if first else ["", ""]
-        judged = [row["verdict"], row["why"] or "–"] if first else ["", ""]
-        rows.append([*told, row["comparison"] + bound, row["published"], ours(row), *judged])
-    header = ["Claim", "Says", "Comparison (as claimed)", "Published", "Ours", "Verdict", "Why not more"]
+        told = [row["claim"], row["verdict"], row["says"]] if first else ["", "", ""]
+        why = (row["why"] or "–") if first else ""
+        rows.append([*told, row["comparison"] + bound, row["published"], ours(row), why])
+    header = ["Claim", "Verdict", "Says", "Comparison (as claimed)", "Published", "Ours", "Why not more"]
     return pd.DataFrame(rows, columns=header)
 
 
