@@ -47,6 +47,7 @@ localrules:
 rule all:
     default_target: True
     input:
+        run_files("eval.json"),
         f"results/{SCALE}/scores.csv",
         drawn,
         film_strips,

@@ -2,10 +2,11 @@
 
 python -m pwm.scores --scale SCALE --out results/SCALE
 
-scores.csv    one row a run
-curves.csv    one row a learning-curve point
-expected.csv  one row a run that the scale's matrix lists, done or not, with the numbers that ablations vary
-data.csv      mean, best episode and best policy of every data set, in the columns of scores.csv
+scores.csv      one row a run
+curves.csv      one row a learning-curve point
+expected.csv    one row a run that the scale's matrix lists, done or not, with the numbers that ablations vary
+data.csv        mean, best episode and best policy of every data set, in the columns of scores.csv
+provenance.csv  one row a data set, world model and run: commit, times, hardware, versions, command
 
 and checksums.json, by which whoever reads these tells that one is damaged or from another collation.
 """
@@ -32,6 +33,9 @@ SCORES = ["scale", *IDENTITY, *EVALUATED, *TRAINED, "eval_wall_s", "device", "si
 CURVES = ["scale", *IDENTITY, "env_steps", "updates", "wall_time_s", "return", "success"]
 PROMISE = ["start_value", "discounted_return"]  # of PWM alone: what the critic promises, what came of it
 VARIED = ["batch_size", "model_updates", "model_horizon"]  # of PWM alone
+HARDWARE = ["device", "processor", "machine", "cpus", "threads", "gpu"]
+PROVENANCE = ["made", "commit", "started", "ended", "train_wall_s", "seed", *HARDWARE]
+PROVENANCE += ["versions", "simulator", "command"]
 
 
 def identity(scale: str, run: RunId) -> dict[str, Any]:
@@ -96,6 +100,21 @@ def data_rows(scale: str, suite: str, task: str, folder: Path) -> list[dict[str,
     ]
 
 
+def provenance_rows(out: Path) -> pd.DataFrame:
+    """Of every data set, world model and run that is there, what made it: the rows of provenance.csv."""
+    rows = []
+    for pattern in ("data/*/episodes/meta.json", "models/**/manifest.json", "runs/**/manifest.json"):
+        for file in sorted(out.glob(pattern)):
+            known = _read_facts(file)
+            known |= known.get("hardware", {})
+            evaluated = file.with_name("eval.json")
+            known |= _read_facts(evaluated) if evaluated.exists() else {}
+            versions = ", ".join(f"{name} {version}" for name, version in known.get("versions", {}).items())
+            known |= {"made": str(file.parent.relative_to(out)), "versions": versions}
+            rows.append({name: known.get(name) for name in PROVENANCE})
+    return pd.DataFrame(rows, columns=PROVENANCE, dtype=object)
+
+
 def check_configs(matrix: Matrix, out: Path) -> None:
     """Refuse what was made by another config than the matrix has: by an older one, or by a damaged file.
 
@@ -116,7 +135,7 @@ def check_configs(matrix: Matrix, out: Path) -> None:
 
 
 def collate(scale: str, out: Path, partial: bool) -> None:
-    """Write the four CSV files of a scale, and their checksums, into `out`.
+    """Write the five CSV files of a scale, and their checksums, into `out`.
 
     Args:
         scale: its matrix says what is expected.
@@ -149,16 +168,18 @@ def collate(scale: str, out: Path, partial: bool) -> None:
         "curves": pd.concat(curves) if curves else pd.DataFrame(columns=CURVES + PROMISE),
         "expected": pd.DataFrame([identity(scale, run) | varied(matrix, run) for run in folders])[IDENTITY + VARIED],
         "data": pd.DataFrame(references, columns=SCORES),
+        "provenance": provenance_rows(out),
     }
     for name, table in tables.items():
         write_atomically(out / f"{name}.csv", table.to_csv(index=False))
     write_atomically(out / LIST, list_checksums(out / f"{name}.csv" for name in tables))
 
 
-def _read_facts(path: Path, names: list[str]) -> dict[str, Any]:
+def _read_facts(path: Path, names: list[str] | None = None) -> dict[str, Any]:
+    """What a JSON file tells: these names, or everything."""
     try:
         content = unseal(path.read_bytes())
-        return {name: content[name] for name in names}
+        return content if names is None else {name: content[name] for name in names}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it and run snakemake again") from None
 

@@ -133,16 +133,16 @@ def score_matrix(
     )
 
 
-def normalise_by_ppo(scores: pd.DataFrame) -> pd.DataFrame:
-    """Divide every locomotion score by PPO's mean score (variant `default`) on the same task; others stay.
+def ppo_units(scores: pd.DataFrame) -> pd.Series:
+    """PPO's mean score (variant `default`) on each locomotion task, the unit of the suite's scores.
 
     Raises:
         UserError: PPO has no run on a task, or a mean that is not positive, by which division would turn the order.
     """
-    locomotion = scores["suite"] == "locomotion"
-    is_ppo = locomotion & (scores["algorithm"] == "ppo") & (scores["variant"] == "default")
-    unit = scores[is_ppo].groupby("task")["score"].mean()
-    for task in scores.loc[locomotion, "task"].unique():
+    locomotion = scores[scores["suite"] == "locomotion"]
+    own = locomotion[(locomotion["algorithm"] == "ppo") & (locomotion["variant"] == "default")]
+    unit = own.groupby("task")["score"].mean()
+    for task in locomotion["task"].unique():
         if task not in unit:
             raise UserError(
                 f"PPO has no run on {task}, and its mean is the unit of locomotion scores: run ppo on {task}"
@@ -151,8 +151,14 @@ def normalise_by_ppo(scores: pd.DataFrame) -> pd.DataFrame:
             raise UserError(
                 f"PPO's mean score on {task} is {unit[task]:.4g} and a unit must be positive: train PPO longer"
             )
+    return unit
+
+
+def normalise_by_ppo(scores: pd.DataFrame) -> pd.DataFrame:
+    """Divide every locomotion score by its task's unit (`ppo_units`, whose errors it raises); others stay."""
+    locomotion = scores["suite"] == "locomotion"
     normalised = scores.copy()
-    normalised.loc[locomotion, "score"] /= scores.loc[locomotion, "task"].map(unit)
+    normalised.loc[locomotion, "score"] /= scores.loc[locomotion, "task"].map(ppo_units(scores))
     return normalised
 
 
@@ -195,10 +201,32 @@ METRICS: dict[str, Callable[[np.ndarray], float]] = {
 }
 
 
+def check_matrices(*matrices: np.ndarray) -> None:
+    """Refuse scores that are not `[runs, tasks]`, have gaps, or are of other numbers of tasks (as a transposed one is).
+
+    `score_matrix` makes them from named runs and tasks, so that rows and columns cannot change places.
+
+    Raises:
+        ValueError: says which.
+    """
+    shapes = ", ".join(str(matrix.shape) for matrix in matrices)
+    if any(matrix.ndim != 2 or not matrix.size for matrix in matrices):
+        raise ValueError(f"scores must be [runs, tasks], not {shapes}")
+    if len({matrix.shape[1] for matrix in matrices}) > 1:
+        raise ValueError(f"scores to compare must be of the same tasks, not {shapes}")
+    if not all(np.isfinite(matrix).all() for matrix in matrices):
+        raise ValueError("scores have gaps: leave the seeds out that are not finished on all tasks")
+
+
 def aggregate(
     matrix: np.ndarray, names: Sequence[str] = tuple(METRICS), reps: int = REPS, seed: int = 0
 ) -> dict[str, Estimate]:
-    """The named metrics of scores `[runs, tasks]`, with 95% stratified bootstrap intervals (none below 2 runs)."""
+    """The named metrics of scores `[runs, tasks]`, with 95% stratified bootstrap intervals (none below 2 runs).
+
+    Raises:
+        ValueError: the matrix is not complete (`check_matrices`).
+    """
+    check_matrices(matrix)
 
     def measure(sample: np.ndarray) -> np.ndarray:
         return np.array([METRICS[name](sample) for name in names])
@@ -211,8 +239,9 @@ def probability_of_improvement(x: np.ndarray, y: np.ndarray, reps: int = REPS, s
     """P(X > Y) + P(X = Y) / 2 for one run of each on one task, averaged over tasks; `x`, `y` are `[runs, tasks]`.
 
     The Mann–Whitney statistic of rliable's metric of this name, written out: that one tests as well, which costs
-    about a millisecond per task and resample.
+    about a millisecond per task and resample. Raises as `aggregate`, and where the tasks are not as many.
     """
+    check_matrices(x, y)
 
     def measure(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.array([(1 + np.sign(x[:, None] - y[None])).mean() / 2])
@@ -227,7 +256,11 @@ def contrast(measure: Callable[..., float], samples: Sequence[np.ndarray], reps:
     Args:
         measure: takes as many arrays `[runs, tasks]` as there are samples.
         samples: scores of each group `[runs, tasks]`; runs are drawn anew in every group by itself.
+
+    Raises:
+        ValueError: as `probability_of_improvement`.
     """
+    check_matrices(*samples)
     value, low, high = _bootstrap(lambda *drawn: np.array([measure(*drawn)]), list(samples), reps, seed)
     return Estimate(float(value[0]), float(low[0]), float(high[0]))
 
@@ -241,8 +274,10 @@ def performance_profile(
         matrices: scores `[runs, tasks]` by name.
         taus: thresholds `[K]`.
 
-    Returns: by name the profile, its lower and its upper band, each `[K]`.
+    Returns: by name the profile, its lower and its upper band, each `[K]`. Raises as `aggregate`.
     """
+    for matrix in matrices.values():
+        check_matrices(matrix)
 
     def measure(sample: np.ndarray) -> np.ndarray:
         return (sample[..., None] > taus).mean(axis=(0, 1))
@@ -253,6 +288,15 @@ def performance_profile(
 def mean_curve(curves: np.ndarray, reps: int = REPS, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean of curves `[runs, K]` with a pointwise 95% band (NaN below 2 runs): three arrays `[K]`."""
     return _bootstrap(lambda sample: sample.mean(axis=(0, 1)), curves[:, None], reps, seed)
+
+
+def iqm_curve(curves: np.ndarray, reps: int = REPS, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """IQM over runs and tasks of curves `[runs, tasks, K]`, with a pointwise 95% band as `mean_curve` has."""
+
+    def measure(sample: np.ndarray) -> np.ndarray:
+        return stats.trim_mean(sample.reshape(-1, sample.shape[-1]), 0.25, axis=0)  # rliable's IQM, of all K at once
+
+    return _bootstrap(measure, curves, reps, seed)
 
 
 def _bootstrap(
@@ -282,66 +326,3 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         np.random.set_state(state)  # noqa: NPY002
-
-
-def common_curves(curves: pd.DataFrame, axis: str, value: str = "return") -> tuple[np.ndarray, np.ndarray]:
-    """One task's and algorithm's curves on a common grid: `(grid [P], values [runs, P])`, rows by seed.
-
-    The grid holds every point of every run between the latest first and the earliest last one, so that no run is
-    continued past its end; between its own points a run is interpolated linearly.
-    """
-    runs = [run.dropna(subset=[value]).sort_values(axis) for _, run in curves.groupby("seed")]
-    runs = [run for run in runs if len(run)]
-    if not runs:
-        return np.empty(0), np.empty((0, 0))
-    first, last = max(run[axis].iloc[0] for run in runs), min(run[axis].iloc[-1] for run in runs)
-    points = np.unique(np.concatenate([run[axis].to_numpy(dtype=float) for run in runs]))
-    grid = points[(points >= first) & (points <= last)]
-    return grid, np.array([np.interp(grid, run[axis], run[value]) for run in runs])
-
-
-def best_over_training(curves: pd.DataFrame, value: str = "return") -> float:
-    """Highest point of the IQM over runs along the training of one task and algorithm; NaN without a curve."""
-    _, values = common_curves(curves, "updates", value)
-    return max((float(metrics.aggregate_iqm(runs)) for runs in values.T), default=np.nan)
-
-
-def sample_efficiency(
-    curves: pd.DataFrame,
-    tasks: Sequence[str],
-    axis: str = "env_steps",
-    units: Mapping[str, float] | None = None,
-    points: int = 51,
-    reps: int = REPS,
-    seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """IQM over runs and tasks along training, with a pointwise 95% band (NaN below 2 runs).
-
-    Args:
-        curves: rows of one algorithm and variant.
-        tasks: tasks to take in; each needs the same number of runs.
-        axis: `env_steps`, `updates` or `wall_time_s`.
-        units: divisor of the return per task, such as PPO's mean score; 1 where absent.
-
-    Returns: grid, IQM, lower and upper band, each `[points]`, over the range that all runs cover.
-    """
-    by_task = {task: common_curves(curves[curves["task"] == task], axis) for task in tasks}
-    counts = {task: len(values) for task, (_, values) in by_task.items()}
-    if len(set(counts.values())) != 1 or 0 in counts.values():
-        told = ", ".join(f"{task} {count}" for task, count in counts.items())
-        raise UserError(f"sample efficiency needs as many runs on every task, and there are: {told}")
-    if any(len(grid) == 0 for grid, _ in by_task.values()):
-        raise UserError(f"sample efficiency needs runs that overlap in {axis}, and on some task they do not")
-    low, high = max(grid[0] for grid, _ in by_task.values()), min(grid[-1] for grid, _ in by_task.values())
-    if low > high:
-        raise UserError(f"sample efficiency needs tasks whose runs overlap in {axis}, and these do not")
-    common = np.linspace(low, high, points)
-    cube = np.empty((counts[tasks[0]], len(tasks), points))
-    for index, task in enumerate(tasks):
-        grid, values = by_task[task]
-        cube[:, index] = [np.interp(common, grid, run) for run in values / (units or {}).get(task, 1.0)]
-
-    def measure(sample: np.ndarray) -> np.ndarray:
-        return np.array([metrics.aggregate_iqm(sample[..., point]) for point in range(points)])
-
-    return common, *_bootstrap(measure, cube, reps, seed)

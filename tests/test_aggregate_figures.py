@@ -61,10 +61,15 @@ def test_teaser_by_hand(paths):
 
 
 def test_a_suite_that_the_scale_has_not_is_said_in_its_panel(tmp_path):
-    (figure, data), _ = draw(teaser, write_results(tmp_path))
-    assert "This scale has no MT80 runs." in texts(figure) and set(data["suite"]) == {"locomotion"}
-    (figure, data), _ = draw(multitask_aggregate, write_results(tmp_path / "mt30", matrix={"mt30": MATRIX["mt30"]}))
-    assert "This scale has no MT80 runs." in texts(figure) and set(data["suite"]) == {"mt30"}
+    """Published scores on all of its tasks stand there alone, and their title says so."""
+    pwm = iqm(quoted("scores", "suite == 'mt80' and algorithm == 'pwm'")["normalized_score"])
+    matrices = {teaser: MATRIX, multitask_aggregate: {"mt30": MATRIX["mt30"]}}
+    for module, matrix in matrices.items():
+        (figure, data), _ = draw(module, write_results(tmp_path / module.__name__, matrix=matrix))
+        told, alone = texts(figure), data.query("suite == 'mt80' and statistic == 'iqm'").set_index("algorithm")
+        assert "MT80, 80 tasks: not run" in told and set(alone["variant"]) == {"published"}
+        assert alone.loc["pwm", ["value", "tasks", "n"]].tolist() == [pytest.approx(pwm), 80, 1]
+    assert any("┆ promise: 10 minutes (the PWM paper); ▨ median" in text for text in told)
 
 
 def test_suites_and_experts_by_hand(paths):

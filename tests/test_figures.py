@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawing import ABLATIONS, draw, read, texts
+from matplotlib.text import Text
 from PIL import Image
 from synthetic_results import DMCONTROL, MATRIX, MT80, REFERENCES, arguments, with_ablations, write_results
 
@@ -62,6 +63,7 @@ def test_same_data_same_bytes_nothing_clipped(stem, partial, tmp_path):
     assert about["Commit"] == "abc1234" and about["Scale"] == "demo"
     assert f"workflows.figures.{stem} --scores results/demo/scores.csv" in about["Command"]
     figure.draw_without_rendering()
+    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= style.SMALL
     drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     assert drawn.x0 > -0.01 and drawn.y0 > -0.01 and drawn.x1 < width + 0.01 and drawn.y1 < height + 0.01
 
@@ -162,11 +164,48 @@ def test_curves_keep_units_apart_and_average_seeds(partial):
     curves = results.curves.query("task == 'hopper' and algorithm == 'ppo'")
     mean = data.query("task == 'hopper' and algorithm == 'ppo' and seed == 'mean'")
     np.testing.assert_allclose(mean["value"], curves.groupby("env_steps")["return"].mean())
-    assert {"Locomotion; SHAC 2/3", "MT30; TD-MPC2 1/3"} <= {*texts(figure)}
-    assert any("PWM multitask not run" in text.replace("\n", " ") for text in texts(figure))
+    told = [text.replace("\n", " ") for text in texts(figure)]
+    assert {"Locomotion, n = 3; SHAC 2/3", "MT30, n = 3; TD-MPC2 1/3", "all 4 tasks"} <= {*told}
+    assert any("PWM multitask not run" in text for text in told)
     wall = learning_curves_wall_time.draw(results)[1]
     assert set(wall.axis) == {"wall_minutes"} and wall.x.max() < 20  # minutes: the runs take 900 s
     assert set(wall.query("task == 'walker-walk'").algorithm) == {"pwm", "tdmpc2"}
+
+
+def test_curves_of_all_tasks_together_by_hand(partial):
+    (_, data), results = draw(learning_curves, partial)
+    own = "algorithm == 'pwm' and variant == 'default'"
+    drawn = data.query(f"suite == 'mt30' and task == 'all' and {own}")
+    curves = results.curves.query(f"suite == 'mt30' and {own}")
+    ends = curves[curves["updates"] == curves["updates"].max()]
+    assert len(ends) == 12 and drawn["x"].iloc[[0, -1]].tolist() == [0, 10_000]
+    last = drawn.iloc[-1]
+    assert last["value"] == pytest.approx(np.sort(ends["return"] / 1000)[3:9].mean())  # a quarter off at either end
+    assert last["low"] < last["value"] < last["high"] and set(drawn["quantity"]) == {"score"}
+    planned = data.query("suite == 'mt30' and task == 'all' and algorithm == 'tdmpc2'")
+    assert len(planned) and planned[["low", "high"]].isna().all(axis=None)  # one seed is finished on all tasks
+    assert not len(data.query("suite == 'locomotion' and task == 'all'"))  # which has one task here
+
+
+def test_locomotion_together_is_in_units_of_ppo_or_not_drawn(tmp_path):
+    pairs = [("pwm", "default"), ("ppo", "default")]
+    results = read(learning_curves, tmp_path, matrix={"locomotion": dict.fromkeys(("hopper", "ant"), pairs)})
+    (figure, data), scores = learning_curves.draw(results), results.scores
+    unit = scores.query("algorithm == 'ppo'").groupby("task")["score"].mean()
+    ends = results.curves.query("algorithm == 'pwm' and env_steps == 250_000")
+    expected = np.sort(ends["return"] / ends["task"].map(unit))[1:5].mean()
+    drawn = data.query("task == 'all' and algorithm == 'pwm'")
+    assert drawn["value"].iloc[-1] == pytest.approx(expected)
+    assert "IQM of score / PPO's mean score" in texts(figure)
+    results.scores.loc[results.scores.algorithm == "ppo", "score"] = -1.0
+    assert set(learning_curves.draw(results)[1]["task"]) == {"hopper", "ant"}
+
+
+def test_a_suite_of_many_tasks_is_drawn_together_alone(tmp_path):
+    tasks = ["walker-walk", "walker-run", "cheetah-run", "cup-catch", "cup-spin", "fish-swim", "hopper-hop"]
+    matrix = {"mt30": {task: [("pwm", "default")] for task in tasks}}
+    figure, data = learning_curves.draw(read(learning_curves, tmp_path, matrix=matrix, seeds=2))
+    assert set(data["task"]) == {"all"} and "all 7 tasks" in texts(figure)
 
 
 def test_curves_of_very_different_lengths_share_a_logarithmic_axis(tmp_path):
@@ -206,7 +245,8 @@ def test_an_algorithm_that_finished_no_seed_on_all_tasks_gets_no_aggregate(tmp_p
     matrix = {"locomotion": {"hopper": pairs, "ant": [*pairs, ("tdmpc2", "default")]}}
     missing = ("algorithm == 'shac' and task == 'ant'", "algorithm == 'sac'")
     figure, data = locomotion_aggregate.draw(read(locomotion_aggregate, tmp_path, matrix=matrix, missing=missing))
-    assert {"SHAC (no seed complete)", "SAC (not run)", "TD-MPC2 (n = 3, 1/2 tasks)"} <= {*texts(figure)}
+    assert {"SHAC (no seed complete)", "TD-MPC2 (n = 3, 1/2 tasks)"} <= {*texts(figure)}
+    assert any("Not run: Locomotion: SAC." in text for text in texts(figure))
     assert set(data[data.source == "measured"].algorithm) == {"pwm", "ppo", "tdmpc2"}
     published = data.query("statistic == 'iqm' and variant == 'published'").set_index("algorithm")
     assert published.loc["tdmpc2", ["value", "tasks"]].tolist() == [0.998, 1]  # on the ant alone, as ours
@@ -245,7 +285,7 @@ def test_a_scale_without_a_finished_run_draws_its_matrix_as_not_run(stem, tmp_pa
         pd.read_csv(paths[name]).iloc[:0].to_csv(paths[name], index=False)
     (figure, _), _ = draw(module_of(stem), paths)
     told = " ".join(texts(figure))
-    assert any(words in told for words in ("not run", "No algorithm", "PPO has no run", "no MT80 runs"))
+    assert any(words in told for words in ("not run", "no algorithm", "PPO has no run", "no MT80 runs"))
 
 
 def test_another_scales_files_are_refused_with_exit_code_2(partial, tmp_path):

@@ -17,7 +17,7 @@ from pwm.gradient_settings import BallWallConfig, GradientQualityConfig
 from workflows.figures import ball_wall as ball_wall_figure
 from workflows.figures import gradient_quality as quality_figure
 from workflows.figures import style
-from workflows.results import Measured, read_measured
+from workflows.measured import Measured, read_measured
 
 # --- ball-wall ---------------------------------------------------------------------------------------------------
 

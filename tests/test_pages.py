@@ -13,6 +13,12 @@ old
 ![x](docs/demo/curve.png)
 <!-- costs -->
 <!-- end -->
+<!-- redraw -->
+<!-- end -->
+<!-- figures -->
+<!-- end -->
+<!-- tables -->
+<!-- end -->
 bottom
 """
 
@@ -45,6 +51,23 @@ def test_a_page_is_filled_between_its_marks(finished):
     assert (finished / "docs/demo/curve.png").read_bytes() == b"picture"
     readme.main()
     assert (finished / "README.md").read_text(encoding="utf-8") == text
+
+
+def test_what_a_figure_took_is_told(finished):
+    folder = finished / "results/demo/benchmarks/plot"
+    folder.mkdir()
+    pd.DataFrame({"s": [3.17], "max_rss": [207.1], "cpu_time": [3.04]}).to_csv(folder / "teaser.tsv", sep="\t")
+    readme.main()
+    assert "| `teaser` | 3.2 | 3.0 |" in (finished / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_index_needs_no_results(finished, monkeypatch):
+    (finished / "results/demo/tables/per_task_scores.md").unlink()
+    monkeypatch.setattr("sys.argv", ["readme", "--index"])
+    readme.main()
+    text = (finished / "README.md").read_text(encoding="utf-8")
+    assert "| `teaser` | teaser | In short: " in text and "| `audit` | – | The paper's text " in text
+    assert "<!-- per_task_scores -->\nold\n" in text
 
 
 def test_what_is_missing_is_named(finished):

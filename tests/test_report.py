@@ -25,7 +25,8 @@ STRIPS = {
     for run in Matrix("test").runs()
     if (run.suite, run.variant, run.seed) == ("locomotion", "default", 0)
 }
-CATEGORIES = ["1. Figures", "2. Tables", "3. Run times and costs", "4. Provenance", "5. Film strips"]
+CATEGORIES = ["1. Claims", "2. Figures", "3. Tables", "4. Run times and costs", "5. Provenance"]
+CATEGORIES += ["6. Film strips"]
 WAIT = """window.wait = async (what, ready) => {
     for (let i = 0; i < 1000; i++) {
         const found = ready();
@@ -89,8 +90,9 @@ def test_everything_is_in_it_under_its_category_with_a_caption(report: Path) -> 
     assert set(results) == FIGURES | TABLES | PAGES | STRIPS
     assert sorted(categories) == CATEGORIES
     in_category = {path: name for name, parts in categories.items() for paths in parts.values() for path in paths}
-    assert {path for path, name in in_category.items() if name == "1. Figures"} == FIGURES
-    assert {path for path, name in in_category.items() if name == "5. Film strips"} == STRIPS
+    assert {path for path, name in in_category.items() if name == CATEGORIES[0]} == {"results/test/tables/claims.html"}
+    assert {path for path, name in in_category.items() if name == "2. Figures"} == FIGURES
+    assert {path for path, name in in_category.items() if name == "6. Film strips"} == STRIPS
     for path, result in results.items():
         assert len(result["caption"]) > 50 and "Undefined" not in result["caption"], path
         if path.endswith(".html"):
@@ -145,6 +147,9 @@ def test_a_partial_set_of_results_is_reported_with_what_is_missing(project: Path
     assert f"1 of {whole} runs are missing." in embedded(report, "workflow_desc")
     results = embedded(report, "results")
     assert FIGURES - set(results) == {"figures/test/ball_wall.png"}
+    assert re.search(r"Verdicts: C1 [a-z ]+; .*C10 [a-z ]+\.", embedded(report, "workflow_desc"))
+    claims = content(results["results/test/tables/claims.html"]).decode()
+    assert "not had: ball-wall" in claims.replace("\n", " ") and "not had: double pendulum" not in claims
     told = content(results["results/test/report/missing.html"]).decode()
     assert re.search(
         r"<td>reacher-easy</td>\s*<td>random</td>\s*<td>default</td>\s*<td>1</td>\s*<td>not trained</td>", told

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from drawing import change, read_files
+from drawing import change, read_files, texts
 from support import refusal
 from synthetic_results import write_results
 
@@ -26,6 +26,7 @@ CASES = {
     "a negative score": ("scores", {"score": -0.1}, "seed 1 is -0.1, and scores of mt30 lie in [0, 1]"),
     "no number": ("scores", {"score": np.nan}, "score of mt30/walker-walk/pwm/default seed 1 is nan"),
     "another simulator": ("scores", {"simulator": "mujoco 2.1"}, "walker-walk by mujoco 2.1 and by mujoco 3.3.0"),
+    "another protocol": ("scores", {"episodes": 3}, "walker-walk by 3 episodes and by 10 episodes", "evaluate all"),
     "another scale": ("scores", {"scale": "paper"}, "scores.csv holds scale paper, not demo"),
 }
 
@@ -42,6 +43,22 @@ def test_a_run_given_twice_is_refused(paths):
     scores = pd.read_csv(paths["scores"])
     pd.concat([scores, scores.iloc[[3]]]).to_csv(paths["scores"], index=False)
     refusal(lambda: read_files(mt30_per_task, paths), "scores.csv holds locomotion/hopper/pwm/", "twice")
+
+
+def test_what_was_not_run_at_all_is_named_and_not_drawn(tmp_path):
+    missing = "suite == 'mt30' and algorithm == 'tdmpc2'"
+    results = read_files(mt30_per_task, write_results(tmp_path, missing=(missing,)))
+    assert results.drawn("mt30") == [("pwm", "default"), ("pwm", "multitask")]
+    assert ("tdmpc2", "default") in results.contestants("mt30")
+    assert results.not_run("locomotion", "mt30") == "Not run: MT30: TD-MPC2."
+    figure, data = mt30_per_task.draw(results)
+    assert any(results.not_run("mt30") in text for text in texts(figure))
+    assert "tdmpc2" not in set(data.query("source == 'measured'").algorithm)
+
+
+def test_where_nothing_was_run_everything_is_drawn_as_not_run(tmp_path):
+    results = read_files(mt30_per_task, write_results(tmp_path, missing=("suite == 'mt30'",)))
+    assert results.drawn("mt30") == results.contestants("mt30") and len(results.drawn("mt30")) == 3
 
 
 def test_scores_without_a_simulator_are_read(paths):

@@ -128,6 +128,28 @@ def test_the_best_policy_of_a_data_set_is_scored(tmp_path):
     assert rows["best_policy"]["return_mean"] == 250.0 and rows["best_policy"]["score"] == 0.25
 
 
+def test_provenance_has_a_row_for_everything_that_was_made(out):
+    """Of runs what their manifests and evaluations tell; of data sets what their descriptions do; checksums of all."""
+    folder = out / "runs" / RUNS[0].path
+    made = {"hardware": {"cpus": 2, "gpu": None}, "versions": {"torch": "2.13.0", "mujoco": "3.3.0"}, "command": "x"}
+    (folder / "manifest.json").write_text(json.dumps(MANIFEST | made))
+    scores.collate("small", out, partial=False)
+    table = read(out, "provenance").set_index("made")
+    assert list(table) == scores.PROVENANCE[1:]
+    assert {*table.index} == {f"runs/{run.path}" for run in RUNS} | {
+        f"data/{task}/episodes" for task in ("hopper", "cartpole-swingup")
+    }
+    row = table.loc[f"runs/{RUNS[0].path}"]
+    assert row[["commit", "cpus", "versions", "simulator", "command"]].tolist() == [
+        "abc",
+        2,
+        "torch 2.13.0, mujoco 3.3.0",
+        "mujoco 3.3.0",
+        "x",
+    ]
+    assert {*json.loads((out / "checksums.json").read_text())} >= {"provenance.csv", "scores.csv"}
+
+
 def test_missing_runs_are_refused_or_named(out, capsys):
     lost = out / "runs" / RUNS[1].path
     (lost / "eval.json").unlink()

@@ -7,7 +7,7 @@ from rliable import metrics
 from scipy import stats
 from synthetic_results import make_runs, make_scores, write_results
 
-from pwm import statistics
+from pwm import progress, statistics
 from pwm.errors import UserError
 from pwm.statistics import Estimate
 
@@ -63,6 +63,27 @@ def test_the_global_generator_comes_back_after_an_error():
     with pytest.raises(RuntimeError), statistics._seeded(0):
         raise RuntimeError
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("matrices", "told"),
+    [
+        ([np.array([[1.0, np.nan], [1.0, 2.0]])], "gaps"),
+        ([np.ones(3)], r"not \(3,\)"),
+        ([np.ones((0, 4))], r"not \(0, 4\)"),
+        ([np.ones((5, 3)), np.ones((5, 3)).T], r"same tasks, not \(5, 3\), \(3, 5\)"),
+    ],
+)
+def test_incomplete_or_transposed_scores_are_refused(matrices, told):
+    calls = [lambda: statistics.contrast(lambda *x: 0.0, matrices)]
+    if len(matrices) == 2:
+        calls += [lambda: statistics.probability_of_improvement(*matrices)]
+    else:
+        calls += [lambda: statistics.aggregate(*matrices)]
+        calls += [lambda: statistics.performance_profile({"a": matrices[0]}, np.array([0.5]))]
+    for call in calls:
+        with pytest.raises(ValueError, match=told):
+            call()
 
 
 def test_no_interval_from_one_run():
@@ -188,7 +209,7 @@ def curves_of(rows: list[tuple]) -> pd.DataFrame:
 
 def test_common_curves_interpolate_and_never_extrapolate():
     rows = [("a", 0, 0, 0.0), ("a", 0, 10, 10.0), ("a", 0, 20, 40.0), ("a", 1, 5, 1.0), ("a", 1, 15, 3.0)]
-    grid, values = statistics.common_curves(curves_of(rows), "env_steps")
+    grid, values = progress.common_curves(curves_of(rows), "env_steps")
     np.testing.assert_array_equal(grid, [5, 10, 15])
     np.testing.assert_allclose(values, [[5, 10, 25], [1, 2, 3]])
 
@@ -198,8 +219,8 @@ def test_best_over_training_by_hand():
         ("a", seed, step, value) for seed, run in enumerate([(0, 9, 4), (0, 1, 8)]) for step, value in enumerate(run)
     ]
     curves = curves_of(rows).rename(columns={"env_steps": "updates"})
-    assert statistics.best_over_training(curves) == 6  # means 0, 5, 6; single runs reach 9 and 8
-    assert np.isnan(statistics.best_over_training(curves.iloc[:0]))
+    assert progress.best_over_training(curves) == 6  # means 0, 5, 6; single runs reach 9 and 8
+    assert np.isnan(progress.best_over_training(curves.iloc[:0]))
 
 
 def test_sample_efficiency_by_hand():
@@ -209,12 +230,18 @@ def test_sample_efficiency_by_hand():
         for seed in range(2)
         for step in (0, 10)
     ]
-    grid, iqm, low, high = statistics.sample_efficiency(curves_of(rows), ["a", "b"], units={"b": 10}, points=3, reps=50)
+    curves = curves_of(rows)
+    curves["score"] = curves["return"] / curves["task"].map({"a": 1, "b": 10})
+    grid, iqm, low, high = progress.sample_efficiency(curves, ["a", "b"], points=3)
     np.testing.assert_allclose(grid, [0, 5, 10])
     np.testing.assert_allclose(iqm, [0, 7.5, 15])  # of 1, 1, 2, 2 times the step
     assert (low <= iqm).all() and (iqm <= high).all() and low[2] < high[2]
     with pytest.raises(UserError, match="a 2, b 0"):
-        statistics.sample_efficiency(curves_of(rows[:4]), ["a", "b"])
+        progress.sample_efficiency(curves.iloc[:4], ["a", "b"])
+    with pytest.raises(UserError, match="overlap in env_steps"):
+        progress.sample_efficiency(
+            curves.assign(env_steps=curves["env_steps"] + 20 * (curves["task"] == "b")), ["a", "b"]
+        )
 
 
 def test_files_come_back_as_they_were_written(tmp_path):

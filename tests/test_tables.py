@@ -175,20 +175,29 @@ def test_claims_stand_beside_what_was_published(measured, tmp_path, monkeypatch)
     lines = rows_of(written["md"])
     first = next(line for line in lines if line[0] == "C1")
     interval = ", ".join(common.number(x, 3) for x in (row.low, row.high))
-    assert first[2:5] == [
+    assert first[3:6] == [
         "IQM on locomotion, PWM − SHAC (above 0)",
         "1.248 − 1.190 = 0.058",
         f"{common.number(row.estimate, 3)} [{interval}], n = 2",
     ]
     assert (
-        first[5] == "not shown"
+        first[1] == "not shown"
         and "fewer than 3 runs" in first[6]
         and "not had: IQM on locomotion, PWM − SAC" in first[6]
     )
-    assert next(line for line in lines if line[0] == "C2")[4:6] == ["not run", "not run"]
+    assert next(line for line in lines if line[0] == "C2")[1::4] == ["not run", "not run"]
     variance = numbers[numbers["claim"] == "C5"].iloc[0]
     assert variance.estimate == pytest.approx(np.log10(2)) and variance.verdict == "holds in direction"
     assert "--gradient_quality results/demo/gradients/gradient_quality.csv --scale demo" in written["md"]
+
+
+def test_claims_are_judged_without_measurements_that_were_not_made(measured, tmp_path, monkeypatch):
+    runs = {name: path for name, path in measured.items() if name not in claims.MEASURED}
+    written = write(claims, runs, tmp_path / "claims", monkeypatch)
+    numbers = pd.read_csv(tmp_path / "claims.csv")
+    assert set(numbers.loc[numbers["claim"] == "C5", "verdict"]) == {"not run"}
+    assert numbers.loc[numbers["claim"] == "C1", "verdict"].iloc[0] == "not shown"
+    assert "Verdicts: C1 not shown; C2 not run; " in written["md"] and "gradient_quality.csv" not in written["md"]
 
 
 def test_a_measurement_of_another_scale_is_refused(measured, tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from pwm import statistics
+from pwm import progress, statistics
 from workflows.results import REFERENCES, SUITES, Results
 
 NONE = statistics.Estimate(np.nan, np.nan, np.nan)
@@ -117,7 +117,7 @@ def at_equal_steps(group: Group) -> tuple[float, list[Arm]]:
 
     Returns: these steps, NaN where nothing was run, and the arms that were.
     """
-    curves = {arm.setting: statistics.common_curves(arm.curves, "env_steps") for arm in group.arms}
+    curves = {arm.setting: progress.common_curves(arm.curves, "env_steps") for arm in group.arms}
     there = [arm for arm in group.arms if len(curves[arm.setting][0])]
     steps = min((curves[arm.setting][0][-1] for arm in there), default=np.nan)
     at = {name: np.array([np.interp(steps, grid, run) for run in values]) for name, (grid, values) in curves.items()}

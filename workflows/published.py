@@ -55,21 +55,22 @@ def aggregates(
 ) -> list[Aggregate]:
     """Rows like those of `Results.aggregates`, from one published score a task, hence without intervals.
 
-    Over `tasks`, or those that the algorithm's default variant is meant to run on here, or the suite's here. No row
-    where one of these tasks has no score. `table`: `scores()`, or `online()`.
+    Over `tasks`, or those that the algorithm's default variant is meant to run on here, or the suite's here, or, where
+    the scale has none of them, all that were published. No row where one of these tasks has no score.
+    `table`: `scores()`, or `online()`.
     """
     variant = PUBLISHED[table is not None]
     table, found = scores() if table is None else table, []
     for algorithm in ALGORITHMS if comparable(results, suite) else ():
         default = results.runs.query("suite == @suite and algorithm == @algorithm and variant == 'default'")
-        wanted = list(tasks or default["task"].unique()) or results.tasks(suite)
         own = table.query("suite == @suite and algorithm == @algorithm").set_index("task")
+        wanted = list(tasks or default["task"].unique()) or results.tasks(suite) or list(own.index)
         if not wanted or {*wanted} - {*own.index}:
             continue
         own = own.loc[wanted]
         matrix, runs = own[["score"]].to_numpy().T, int(own["n_runs"].min())
         unit = PPO_UNIT if suite == "locomotion" else "score"
-        counts = (len(tasks or results.tasks(suite)), runs, runs, True)
+        counts = (len(tasks or results.tasks(suite) or wanted), runs, runs, True)
         identity = (suite, algorithm, variant, unit, tuple(wanted), *counts)
         found.append(Aggregate(*identity, matrix, statistics.aggregate(matrix), source=source(own)))
     return found
@@ -77,7 +78,7 @@ def aggregates(
 
 def beside_ours(results: Results, suite: str, tasks: Sequence[str] | None = None) -> list[Aggregate]:
     """The contestants' aggregates, each algorithm's followed by what was published of it."""
-    contestants, known = results.contestants(suite), [algorithm for algorithm, _ in results.algorithms()]
+    contestants, known = results.drawn(suite), [algorithm for algorithm, _ in results.algorithms()]
     rows = [row for row in results.aggregates(suite, tasks) if (row.algorithm, row.variant) in contestants]
     order = [*ALGORITHMS, *known]
     return sorted(rows + aggregates(results, suite, tasks), key=lambda row: order.index(row.algorithm))

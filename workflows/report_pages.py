@@ -2,56 +2,36 @@
 
     python -m workflows.report_pages --results results/demo --figures figures/demo
 
-writes <results>/report/missing.html, costs.html, provenance.html and provenance.csv from the files of the folder: the
-runs that expected.csv lists, and every world model and data set that is there.
+writes <results>/report/missing.html, costs.html and provenance.html from the files of the folder: the runs that
+expected.csv lists, what provenance.csv tells of them, of world models and of data sets, and what the jobs took.
 """
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from pwm import statistics
 from pwm.errors import UserError, exit_on_user_error
+from pwm.integrity import check_listed
 from pwm.matrix import RunId
+from pwm.scores import HARDWARE
 from workflows import pages, scripts
 from workflows.readme import costs
 
-HARDWARE = ["device", "processor", "machine", "cpus", "threads", "gpu"]
-COLUMNS = ["made", "commit", "started", "ended", "train_wall_s", "seed", *HARDWARE, "versions", "simulator", "command"]
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A manifest or the like; nothing where there is none.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); delete it and run snakemake again") from None
-
 
 def provenance(results: Path) -> pd.DataFrame:
-    """A row for every data set, world model and run that was made: commit, times, hardware, versions, command."""
-    rows = []
-    for pattern in ("data/*/episodes/meta.json", "models/**/manifest.json", "runs/**/manifest.json"):
-        for file in sorted(results.glob(pattern)):
-            known = read_json(file)
-            known |= known.get("hardware", {}) | read_json(file.parent / "eval.json")
-            known |= {"made": str(file.parent.relative_to(results)), "versions": listed(known["versions"])}
-            rows.append({name: known.get(name) for name in COLUMNS})
-    return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+    """What the scale's collated files tell of every data set, world model and run; text, empty where it is unknown.
 
-
-def listed(versions: dict[str, str]) -> str:
-    """Packages and versions in a line."""
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    file = results / "provenance.csv"
+    try:
+        check_listed(file)
+        return pd.read_csv(file, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); collate the runs again") from None
 
 
 def missing_runs(results: Path) -> tuple[pd.DataFrame, int]:
@@ -87,12 +67,11 @@ def costs_page(results: Path) -> str:
 
 def provenance_page(results: Path, made: pd.DataFrame) -> str:
     """What was made when, by which commit, where, with which versions and by which settings."""
-    made = made.where(made.notna(), "")
     places = made[[*HARDWARE, "versions"]].drop_duplicates().reset_index(drop=True)
     places.insert(0, "on", [f"({number})" for number in range(1, len(places) + 1)])
     rows = made.merge(places, on=[*HARDWARE, "versions"], how="left")
     short = rows["commit"].map(lambda commit: "-".join(part[:10] for part in str(commit).split("-")))
-    seconds = rows["train_wall_s"].map(lambda value: f"{value:.0f}" if value != "" else "")
+    seconds = rows["train_wall_s"].map(lambda value: f"{float(value):.0f}" if value else "")
     cells = rows.assign(**{"commit": short, "training, s": seconds})
     cells = cells[["made", "commit", "started", "ended", "training, s", "on"]]
     configs = {}
@@ -110,7 +89,7 @@ def provenance_page(results: Path, made: pd.DataFrame) -> str:
         pages.table(places, last_wraps=True),
         "<h2>What was made</h2>",
         pages.paragraph(
-            "Data sets tell their versions alone. Commands and simulators are in provenance.csv beside this file."
+            "Data sets tell their versions alone. Commands and simulators are in the scale's provenance.csv."
         ),
         pages.table(cells),
         "<h2>Settings</h2>",
@@ -127,7 +106,6 @@ def main() -> None:
     args = parser.parse_args()
     made, out = provenance(args.results), args.results / "report"
     out.mkdir(parents=True, exist_ok=True)
-    made.to_csv(out / "provenance.csv", index=False, lineterminator="\n")
     written = {
         "missing": missing_page(args.results, args.figures),
         "costs": costs_page(args.results),

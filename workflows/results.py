@@ -6,23 +6,22 @@ All scripts beside this module take the same arguments, so that one rule draws a
         --expected results/demo/expected.csv --data results/demo/data.csv --scale demo \\
         --out figures/demo/mt30_per_task
 
-but for figures of a measurement that is not made of runs, which have its one file in the place of those four:
-
-    python -m workflows.figures.ball_wall --measured results/demo/gradients/ball_wall.csv --scale demo \\
-        --out figures/demo/ball_wall
+but for figures of a measurement that is not made of runs, which have its one file in the place of those four, as
+`--measured results/demo/gradients/ball_wall.csv`.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pwm import statistics
+from pwm import progress, statistics
 from pwm.errors import UserError
+from workflows.measured import check_scale, parse, read_measurement
 
 SUITES = {"locomotion": "Locomotion", "stiffness": "Stiff contacts", "mt30": "MT30", "mt80": "MT80"}
 ALGORITHMS = {"pwm": "PWM", "shac": "SHAC", "tdmpc2": "TD-MPC2", "ppo": "PPO", "sac": "SAC", "dreamerv3": "DreamerV3"}
@@ -30,10 +29,8 @@ REFERENCES = {"random": "random policy", "data": "data"}  # measured, but no con
 PUBLISHED = ("published", "published online")  # variants that were not measured here
 INPUTS = ("scores", "curves", "expected", "data")  # CSV files of a scale
 PPO_UNIT = "score / PPO's mean score"
-DECISIONS = {
-    "return / 1000": 500,
-    "success": 100,
-}  # of an episode, where none ends early; as pwm/envs/tasks.py has them
+PROTOCOL = {"simulator": "{}", "episodes": "{:g} episodes"}  # in which scores of a task must agree
+DECISIONS = {"return / 1000": 500, "success": 100}  # of an episode, where none ends early
 
 
 @dataclass(frozen=True)
@@ -53,28 +50,6 @@ class Aggregate:
     estimates: dict[str, statistics.Estimate]
     best: float = np.nan  # IQM over tasks of the best over training
     source: str = "measured"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The CSV file of a measurement, and where its drawing goes (`out`, a path without suffix)."""
-
-    table: pd.DataFrame
-    scale: str
-    out: Path
-    module: str
-
-    @property
-    def commits(self) -> str:
-        """Commits that measured it, as the file itself tells."""
-        return ", ".join(sorted(self.table["commit"].unique()))
-
-    @property
-    def command(self) -> str:
-        """The command that draws this at the files' usual places: the same wherever it was in fact run."""
-        stem = self.module.rpartition(".")[2]
-        measured = f"--measured results/{self.scale}/gradients/{stem}.csv"
-        return f"python -m {self.module} {measured} --scale {self.scale} --out figures/{self.scale}/{stem}"
 
 
 @dataclass(frozen=True)
@@ -123,8 +98,26 @@ class Results:
         return int(chosen["there"].sum()), len(chosen)
 
     def contestants(self, suite: str) -> list[tuple[str, str]]:
-        """The algorithms and variants of a suite that figures compare: all but the references."""
+        """The algorithms and variants of a suite that are compared: all but the references."""
         return [pair for pair in self.algorithms(suite) if pair[0] not in REFERENCES]
+
+    def drawn(self, suite: str) -> list[tuple[str, str]]:
+        """The contestants that figures show: those with a run; all where none has one."""
+        return [pair for pair in self.contestants(suite) if pair in self.started(suite)] or self.contestants(suite)
+
+    def started(self, suite: str) -> set[tuple[str, str]]:
+        """The algorithms and variants of a suite of which there is a run."""
+        there = self.scores[self.scores["suite"] == suite]
+        return {*zip(there["algorithm"], there["variant"], strict=True)}
+
+    def not_run(self, *suites: str) -> str:
+        """A line that names what these suites ask for and figures do not show, since no run of it is there."""
+        told = []
+        for suite in suites:
+            shown = {*self.drawn(suite)} | self.started(suite)
+            left = [name_of(*pair) for pair in self.algorithms(suite) if pair not in shown]
+            told += [f"{SUITES.get(suite, suite)}: {', '.join(left)}"] if left else []
+        return f"Not run: {'; '.join(told)}." if told else ""
 
     def comparable_scores(self) -> tuple[pd.DataFrame, str]:
         """Scores with locomotion in units of PPO's mean, and an empty reason; else raw scores and why they stay raw."""
@@ -170,7 +163,7 @@ class Results:
         def best(task: str, algorithm: str, variant: str) -> float:
             chosen = "suite == @suite and task == @task and algorithm == @algorithm and variant == @variant"
             curves, unit = self.curves.query(chosen), unit_of(suite, task)
-            value = statistics.best_over_training(curves, "success" if unit == "success" else "return")
+            value = progress.best_over_training(curves, "success" if unit == "success" else "return")
             return value / 1000 if unit == "return / 1000" else value
 
         values = np.array([best(task, algorithm, variant) for task in tasks])
@@ -207,7 +200,7 @@ class Results:
         results, stem = f"results/{self.scale}", self.module.rpartition(".")[2]
         out = f"figures/{self.scale}/{stem}" if ".figures." in self.module else f"{results}/tables/{stem}"
         files = " ".join(f"--{name} {results}/{name}.csv" for name in INPUTS)
-        files += "".join(f" --{name} {results}/gradients/{name}.csv" for name in self.measured)
+        files += "".join(f" --{name} {results}/gradients/{name}.csv" for name, had in self.measured.items() if len(had))
         return f"python -m {self.module} {files} --scale {self.scale} --out {out}"
 
     @property
@@ -228,72 +221,28 @@ def read_results(
     Args:
         argv: the command line's, unless given.
         ablations: whether to keep their runs, which are left out otherwise.
-        measured: measurements to read as well, each with the columns it must have.
+        measured: measurements to read as well, each with the columns it must have. One that is not on the command line
+            was not made, and is empty.
 
     Raises:
         UserError: a file is missing or damaged, or holds another scale, a run that is not expected, a score out of its
             range, or scores of one task by several simulators.
     """
     files = {name: f"{name}.csv" for name in INPUTS} | {name: f"gradients/{name}.csv" for name in measured or ()}
-    module, args = parse(script, description, files, argv)
+    module, args = parse(script, description, files, argv, optional=measured or ())
     scores, curves = statistics.load_scores(args.scores), statistics.load_curves(args.curves)
     data, expected = statistics.load_scores(args.data), statistics.load_expected(args.expected)
     for table, file in ((scores, args.scores), (curves, args.curves), (data, args.data)):
-        _check_scale(table, file, args.scale)
+        check_scale(table, file, args.scale)
     _check_expected(scores, args.scores, expected, args.expected)
     _check_expected(curves, args.curves, expected, args.expected)
     _check_comparable(scores, args.scores)
     scores = pd.concat([scores, data], ignore_index=True) if len(data) else scores
     tables = (scores, curves, expected)
     kept = tables if ablations else (table[~is_ablation(table)].reset_index(drop=True) for table in tables)
-    others = {
-        name: _read_measurement(getattr(args, name), args.scale, name, columns)
-        for name, columns in (measured or {}).items()
-    }
+    read = lambda name, columns: read_measurement(getattr(args, name), args.scale, name, columns)  # noqa: E731
+    others = {name: read(name, columns) for name, columns in (measured or {}).items()}
     return Results(*kept, args.scale, args.out, module, others)
-
-
-def read_measured(script: str, description: str, columns: Sequence[str], argv: Sequence[str] | None = None) -> Measured:
-    """The same for a figure of a measurement, whose file has `columns` beside `scale` and `commit`.
-
-    Raises:
-        UserError: the file is missing or damaged, or holds another scale.
-    """
-    stem = Path(script).stem
-    module, args = parse(script, description, {"measured": f"gradients/{stem}.csv"}, argv)
-    table = _read_measurement(args.measured, args.scale, stem, columns)
-    return Measured(table, args.scale, args.out, module)
-
-
-def _read_measurement(path: Path, scale: str, stem: str, columns: Sequence[str]) -> pd.DataFrame:
-    mend = f"make it again by snakemake --cores 1 results/{scale}/gradients/{stem}.csv"
-    try:
-        table = pd.read_csv(path, dtype={"scale": str, "commit": str})
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): {mend}") from None
-    if missing := [column for column in ("scale", "commit", *columns) if column not in table]:
-        raise UserError(f"{path} has no column {', '.join(missing)}: {mend}")
-    _check_scale(table, path, scale)
-    return table
-
-
-def parse(
-    script: str, description: str, inputs: Mapping[str, str], argv: Sequence[str] | None
-) -> tuple[str, argparse.Namespace]:
-    """The module of a script, and its command line: an argument for each of `inputs`, a file below results/<scale>."""
-    path = Path(script)
-    module = f"workflows.{path.parent.name}.{path.stem}"
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description.partition("\n")[0])
-    for name, file in inputs.items():
-        parser.add_argument(f"--{name}", type=Path, required=True, help=f"results/<scale>/{file}")
-    parser.add_argument("--scale", required=True, help="name of the scale, such as demo")
-    parser.add_argument("--out", type=Path, required=True, help="output path without suffix")
-    return module, parser.parse_args(argv)
-
-
-def _check_scale(table: pd.DataFrame, file: Path, scale: str) -> None:
-    if others := sorted({*table["scale"]} - {scale}):
-        raise UserError(f"{file} holds scale {others[0]}, not {scale}: give the files of one scale")
 
 
 def is_ablation(runs: pd.DataFrame) -> pd.Series:
@@ -312,15 +261,16 @@ def _check_expected(table: pd.DataFrame, file: Path, expected: pd.DataFrame, of:
 
 
 def _check_comparable(scores: pd.DataFrame, file: Path) -> None:
-    """Scores that stand in one row of a figure are in one unit and of one simulator."""
+    """Scores that stand in one row of a figure are in one unit, of one simulator and of as many episodes."""
     wrong = scores[~scores["score"].between(0, 1) & scores["suite"].isin(["mt30", "mt80"])]
     if len(wrong):
         run = wrong.iloc[0]
         told = f"score of {statistics.describe(run)} is {run['score']:g}, and scores of {run['suite']} lie in [0, 1]"
         raise UserError(f"{file}: {told}: evaluate it again and collate")
-    for task, names in scores.groupby("task")["simulator"].unique().items():
-        if len(known := sorted({*names} - {np.nan})) > 1:
-            raise UserError(f"{file} holds scores of {task} by {' and by '.join(known)}: evaluate all by one of them")
+    for (column, form), (task, own) in product(PROTOCOL.items(), scores.groupby("task")):
+        if len(known := sorted(own[column].dropna().unique())) > 1:
+            told = " and by ".join(form.format(value) for value in known)
+            raise UserError(f"{file} holds scores of {task} by {told}: evaluate all by one of them")
 
 
 def unit_of(suite: str, task: str) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from pwm import statistics
+from pwm import progress, statistics
 from workflows.ablations import Arm
 from workflows.figures import style
 from workflows.results import runs_of
@@ -40,7 +40,7 @@ def draw_curve(axes: Axes, curves: pd.DataFrame, **line: object) -> list[tuple]:
 
     Returns: rows of steps, mean, low and high.
     """
-    grid, values = statistics.common_curves(curves, "env_steps")
+    grid, values = progress.common_curves(curves, "env_steps")
     if not len(grid):
         return []
     mean, low, high = statistics.mean_curve(values)

@@ -1,12 +1,12 @@
 """What the figures of aggregates share: a line per algorithm, with IQM, its interval, mean and best over training."""
 
-import textwrap
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from workflows import published
 from workflows.figures import style
 from workflows.results import PPO_UNIT, PUBLISHED, SUITES, Aggregate, Results, runs_of
 
@@ -20,14 +20,22 @@ def tasks_of(name: str, tasks: int) -> str:
     return f"{name}, {tasks} task{'s' if tasks > 1 else ''}" if tasks else name
 
 
+def title_of(results: Results, suite: str, rows: Sequence[Aggregate]) -> str:
+    """A suite's title, which says so where the scale has no runs of it and what was published stands there alone."""
+    tasks = results.tasks(suite)
+    if tasks or not rows:
+        return tasks_of(SUITES[suite], len(tasks))
+    return f"{tasks_of(SUITES[suite], rows[0].suite_tasks)}: not run"
+
+
 def why_empty(results: Results, suite: str, rows: Sequence[Aggregate]) -> str:
-    """Why there is no aggregate of ours to draw; empty where there is one."""
+    """Why there is nothing to draw; empty where there is, be it what was published of a suite that is not run here."""
     if suite not in results.suites:
-        return f"This scale has no {SUITES[suite]} runs."
+        return "" if rows else f"This scale has no {SUITES[suite]} runs."
     if any(row.estimates for row in rows if row.variant not in PUBLISHED):
         return ""
     reason = results.comparable_scores()[1] if suite == "locomotion" else ""
-    return f"No aggregate: {reason or 'No algorithm has finished a seed on all of its tasks.'}"
+    return f"No aggregate: {reason or 'no algorithm has finished a seed on all of its tasks.'}"
 
 
 def data_rows(panel: str, row: Aggregate) -> list[tuple]:
@@ -81,7 +89,15 @@ def handles() -> list[Line2D]:
     ]
 
 
-def sources(rows: Sequence[Aggregate], width: int) -> list[str]:
-    """Lines that name where hollow marks come from."""
-    told = dict.fromkeys(style.hollow(row.source, row.variant) for row in rows if row.variant in PUBLISHED)
-    return [line for text in told for line in textwrap.wrap(text, width)]
+def published_minutes() -> str:
+    """What the marks of published times mean."""
+    told = []
+    for row in published.extraction_minutes().itertuples(index=False):
+        mark, minutes = ("┆", f"{row.low:g}") if row.low == row.high else ("▨", f"{row.low:g} to {row.high:g}")
+        told.append(f"{mark} {row.quantity}: {minutes} minutes ({row.source})")
+    return "; ".join(told)
+
+
+def sources(rows: Sequence[Aggregate]) -> list[str]:
+    """Where hollow marks come from."""
+    return list(dict.fromkeys(style.hollow(row.source, row.variant) for row in rows if row.variant in PUBLISHED))

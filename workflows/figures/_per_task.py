@@ -1,6 +1,5 @@
 """Scores of one suite by task and algorithm: single seeds, their mean and its interval, and published scores."""
 
-import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +61,7 @@ def draw_suite(results: Results, suite: str) -> tuple[Figure, pd.DataFrame]:
     """Draw a suite's figure, a panel for everything that its scores count; returns it and the data drawn."""
     if suite not in results.suites:
         return style.message(f"This scale has no {SUITES[suite]} runs."), pd.DataFrame(columns=COLUMNS)
-    looks, table, pairs = style.looks(results), measure(results, suite), results.contestants(suite)
+    looks, table, pairs = style.looks(results), measure(results, suite), results.drawn(suite)
     panels: dict[str, list[str]] = {}
     for task in results.tasks(suite):
         panels.setdefault(unit_of(suite, task), []).append(task)
@@ -80,9 +79,11 @@ def draw_suite(results: Results, suite: str) -> tuple[Figure, pd.DataFrame]:
         title = f"{SUITES[suite]}, {PANELS[unit]}" if len(panels) > 1 else SUITES[suite]
         part.suptitle(title + runs_wanted(own), fontsize=8, fontweight="bold")
         sources = own.loc[own["variant"] == PUBLISHED[0], "source"].unique()
-        told = [line for source in sources for line in textwrap.wrap(style.hollow(source), 130)]
-        part.supxlabel("\n".join([own["unit"].iloc[0], *told]), fontsize=7)
-    figure.legend(handles=handles(looks, table), loc="outside upper center", ncols=5)
+        told = [own["unit"].iloc[0], *map(style.hollow, sources), results.not_run(suite)]
+        part.supxlabel(style.lines(*told, width=130), fontsize=6.5)
+    shown = handles(looks, table)
+    ncols = style.legend_columns([mark.get_label() for mark in shown])
+    figure.legend(handles=shown, loc="outside upper center", ncols=ncols)
     return figure, table
 
 
@@ -94,6 +95,7 @@ def runs_wanted(own: pd.DataFrame) -> str:
 
 def handles(looks: dict, table: pd.DataFrame) -> list[Line2D]:
     """The legend: what is drawn, and what the small marks are."""
+    table = table[table["score"].notna() | ~table["algorithm"].isin(REFERENCES)]
     drawn = {pair: looks[pair] for pair in looks if pair in {*zip(table["algorithm"], table["variant"], strict=True)}}
     found = [look.handle(linestyle="none") for (name, _), look in drawn.items() if name not in REFERENCES]
     found += [look.handle(marker="") for (name, _), look in drawn.items() if name in REFERENCES]
@@ -117,7 +119,7 @@ def measure(results: Results, suite: str) -> pd.DataFrame:
     for task in results.tasks(suite):
         unit = locomotion_unit if suite == "locomotion" else AXES.get(unit_of(suite, task), "return")
         at_task = scores.query("suite == @suite and task == @task").sort_values("seed")
-        for algorithm, variant in [*results.contestants(suite), *references]:
+        for algorithm, variant in [*results.drawn(suite), *references]:
             have, want = results.count(suite, task, algorithm, variant)
             identity, rest = (suite, task, algorithm, variant), (unit, have, want, "measured")
             own = at_task[(at_task["algorithm"] == algorithm) & (at_task["variant"] == variant)]
@@ -166,14 +168,14 @@ def draw_panel(
     axes.set_ylim(layout.rows * layout.height, 0)
     names = [task.removeprefix("mw-") for task in tasks]  # the panel's title says it
     axes.set_yticks([(row + 0.5) * layout.height for row in range(len(tasks))], names)
-    axes.tick_params(axis="y", length=0, labelsize=6.5 if layout.columns == 1 else 5.5)
+    axes.tick_params(axis="y", length=0, labelsize=6.5 if layout.columns == 1 else 6)
     axes.grid(axis="x")
 
 
 def draw_runs(axes: Axes, group: pd.DataFrame, look: style.Look, y: float, size: float) -> None:
     """Seeds as small dots, mean as the variant's marker, interval as a bar; missing runs in words."""
     mean, seeds = group[group["seed"] == "mean"].iloc[0], group.loc[group["seed"] != "mean", "score"]
-    words = {"size": 5, "color": look.colour, "va": "center_baseline", "path_effects": style.HALO}
+    words = {"size": style.SMALL, "color": look.colour, "va": "center_baseline", "path_effects": style.HALO}
     if not mean["n"]:
         axes.annotate(f"{look.label}: not run", (axes.get_xlim()[0], y), (3, 0), textcoords="offset points", **words)
         return
@@ -193,7 +195,7 @@ def draw_reference(axes: Axes, group: pd.DataFrame, look: style.Look, top: float
     value = group.loc[group["seed"] == "mean", "score"].iloc[0]
     low, high = axes.get_xlim()
     if low <= value <= high:
-        axes.plot([value, value], [top, bottom], color=look.colour, linestyle=look.linestyle, linewidth=1)
+        axes.plot([value, value], [top, bottom], color=look.colour, linestyle=look.linestyle, linewidth=0.8)
     elif np.isfinite(value):
         left = value < low
         number = f"{value:.4g}".replace("-", "−")
@@ -201,7 +203,7 @@ def draw_reference(axes: Axes, group: pd.DataFrame, look: style.Look, top: float
         place = {
             "ha": "left" if left else "right",
             "va": "top",
-            "size": 5,
+            "size": style.SMALL,
             "color": look.colour,
             "path_effects": style.HALO,
         }

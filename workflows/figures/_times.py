@@ -1,8 +1,7 @@
 """What the figures of wall times share."""
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 
 from workflows import published
 from workflows.figures import style
@@ -11,11 +10,7 @@ from workflows.figures import style
 def set_log_axis(axes: Axes, label: str) -> None:
     """A logarithmic axis of what is drawn: times and rates differ by powers of ten between machines and algorithms."""
     axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    decades = np.log10(high / low)
-    steps = (1, 2, 5) if decades < 1.2 else (1, 3) if decades < 2.2 else (1,)
-    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=8) if decades > 0.8 else MaxNLocator(3))
-    axes.xaxis.set_minor_locator(NullLocator())
+    style.set_log_ticks(axes)
     axes.xaxis.set_major_formatter(FuncFormatter(style.thousands))
     axes.grid(axis="x")
     axes.set_xlabel(label)
@@ -29,5 +24,5 @@ def draw_published_minutes(axes: Axes, words: bool) -> None:
         else:
             axes.axvspan(row.low, row.high, facecolor="none", edgecolor=style.GREY, linewidth=0.5, hatch="//////")
         if words:
-            text = {"ha": "left", "va": "bottom", "size": 5.5, "color": style.GREY}
+            text = {"ha": "left", "va": "bottom", "size": style.SMALL, "color": style.GREY}
             axes.text(row.low, 1.02, f"{row.quantity}\n({row.source})", transform=axes.get_xaxis_transform(), **text)

@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from pwm import statistics
 from pwm.errors import exit_on_user_error
 from workflows.figures import style
-from workflows.results import Measured, read_measured, runs_of
+from workflows.measured import Measured, read_measured
+from workflows.results import runs_of
 
 COLUMNS = ["part", "model", "seed", "start_deg", "angle_deg", "model_m", "true_m"]
 LOOKS = {
@@ -29,7 +31,9 @@ def draw(measured: Measured) -> tuple[Figure, pd.DataFrame]:
     table = dict([*measured.table.groupby("part")])
     data = [*draw_landscape(axes["landscape"], table["landscape"]), *draw_angles(axes["angle"], table["ascent"])]
     data += draw_distances(axes["distance"], table["ascent"], table["landscape"])
-    figure.legend(handles=[look.handle(marker="") for look in LOOKS.values()], loc="outside upper center", ncols=4)
+    chosen = Line2D([], [], color=style.GREY, marker="D", fillstyle="none", linestyle="none", label="best by the model")
+    handles = [*(look.handle() for look in LOOKS.values()), chosen]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure, pd.DataFrame(data, columns=DATA_COLUMNS)
 
 
@@ -74,7 +78,7 @@ def draw_distances(axes: Axes, table: pd.DataFrame, landscape: pd.DataFrame) -> 
     truth = landscape[landscape["model"] == "true"]
     for value, words, line in ((truth["true_m"].max(), "best", ":"), (truth["true_m"].mean(), "average", "--")):
         axes.axvline(value, color=style.GREY, linewidth=0.7, linestyle=line)
-        axes.text(value, -0.75, words, ha="center", va="bottom", size=6, color=style.GREY)
+        axes.text(value, -0.65, words, ha="center", va="bottom", size=6, color=style.GREY)
         data.append(("distance", words, "", np.nan, np.nan, value, np.nan, np.nan, 1))
     for place, (model, look) in enumerate(LOOKS.items()):
         own = table[table["model"] == model]
@@ -89,9 +93,7 @@ def draw_distances(axes: Axes, table: pd.DataFrame, landscape: pd.DataFrame) -> 
         data.append(("chosen", model, "mean", np.nan, np.nan, chosen, np.nan, np.nan, len(seeds)))
         data += [("distance", model, seed, np.nan, np.nan, value, np.nan, np.nan, 1) for seed, value in seeds.items()]
     counts = [table[table["model"] == model]["seed"].nunique() for model in LOOKS]
-    axes.set_yticks(range(len(LOOKS)), [runs_of(count, count) for count in counts])
-    axes.set_ylim(len(LOOKS) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
+    style.label_rows(axes, [(runs_of(n, n), look.colour) for n, look in zip(counts, LOOKS.values(), strict=True)])
     axes.grid(axis="x")
     axes.set_xlabel("true distance reached by ascent, m")
     return data

@@ -9,7 +9,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 from pwm import statistics
 from pwm.errors import exit_on_user_error
 from workflows.figures import style
-from workflows.results import Measured, read_measured, runs_of
+from workflows.measured import Measured, read_measured
+from workflows.results import runs_of
 
 SYSTEMS = {"double_pendulum": "double pendulum", "hopper": "hopper"}
 LOOKS = {

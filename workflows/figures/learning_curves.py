@@ -1,4 +1,4 @@
-"""Learning curves, one panel per task: return against environment steps, and against policy updates where offline."""
+"""Learning curves, by task and of a suite's tasks together, over environment steps, and where offline over updates."""
 
 import pandas as pd
 from matplotlib.figure import Figure

@@ -22,6 +22,8 @@ TAUS = 101
 def draw(results: Results) -> tuple[Figure, pd.DataFrame]:
     """Draw the figure; returns it and the data drawn."""
     columns = [*DATA_COLUMNS, "tau"]
+    if SUITE not in results.suites:
+        return style.message("This scale has no Locomotion runs."), pd.DataFrame(columns=columns)
     rows = published.beside_ours(results, SUITE)
     if why := why_empty(results, SUITE, rows):
         return style.message(why), pd.DataFrame(columns=columns)
@@ -32,7 +34,7 @@ def draw(results: Results) -> tuple[Figure, pd.DataFrame]:
     looks = style.looks(results)
     data = draw_aggregates(left, "aggregate", rows, looks)
     left.set_xlabel("\n".join([rows[0].unit, *textwrap.wrap(note, 52)]))
-    figure.supxlabel("\n".join(sources(rows, 150)), fontsize=6.5)
+    figure.supxlabel(style.lines(*sources(rows), results.not_run(SUITE)), fontsize=6.5)
     figure.legend(handles=handles(), loc="outside upper center", ncols=4)
     ours = [row for row in rows if row.variant not in PUBLISHED]
     data = [(*row, np.nan) for row in data] + draw_profiles(right, ours, looks)
@@ -60,7 +62,7 @@ def draw_profiles(axes: Axes, rows: list[Aggregate], looks: dict) -> list[tuple]
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel(f"τ ({rows[0].unit})")
     axes.set_ylabel("share of runs > τ")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), labelcolor="linecolor", handlelength=1.5)
     return data
 
 

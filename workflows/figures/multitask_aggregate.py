@@ -13,8 +13,10 @@ from workflows.figures._aggregate import (
     LINE,
     draw_aggregates,
     handles,
+    published_minutes,
     sources,
     tasks_of,
+    title_of,
     why_empty,
 )
 from workflows.figures._times import draw_published_minutes, set_log_axis
@@ -30,13 +32,13 @@ def draw(results: Results) -> tuple[Figure, pd.DataFrame]:
         return style.message("This scale has no MT30 and no MT80 runs."), pd.DataFrame(columns=DATA_COLUMNS)
     both = {suite: published.beside_ours(results, suite) for suite in PANELS}
     experts, expert_tasks = beside_experts(results)
-    times = [(suite, *pair) for suite in PANELS for pair in results.contestants(suite)]
+    times = [(suite, *pair) for suite in PANELS for pair in results.drawn(suite)]
     heights = [FRAME + LINE * max(map(len, both.values())), FRAME + LINE * max(len(experts), len(times))]
     figure, looks = style.new_figure(0.3 + sum(heights)), style.looks(results)
     upper, lower = figure.subfigures(2, 1, height_ratios=heights)
     data = []
     for axes, (suite, rows) in zip(upper.subplots(1, 2), both.items(), strict=True):
-        title = tasks_of(SUITES[suite], len(results.tasks(suite)))
+        title = title_of(results, suite, rows)
         data += draw_panel(axes, title, suite, rows, why_empty(results, suite, rows), looks)
     left, *right = lower.subplots(1, 3, width_ratios=[2, 1, 1])
     why = why_empty(results, "mt30", experts) if expert_tasks else "No task here has published single-task experts."
@@ -44,7 +46,8 @@ def draw(results: Results) -> tuple[Figure, pd.DataFrame]:
     data += draw_times(right, times, results, looks)
     figure.legend(handles=handles(), loc="outside upper center", ncols=4)
     shown = [*both["mt30"], *both["mt80"], *experts]
-    figure.supxlabel("\n".join(sources(shown, 150)), fontsize=6.5)
+    told = [*sources(shown), published_minutes(), results.not_run(*PANELS)]
+    figure.supxlabel(style.lines(*told), fontsize=6.5)
     return figure, pd.DataFrame(data, columns=DATA_COLUMNS)
 
 

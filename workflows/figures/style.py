@@ -10,17 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
-from workflows.results import ALGORITHMS, PUBLISHED, REFERENCES, Measured, Results, name_of
+from workflows.measured import Measured
+from workflows.results import ALGORITHMS, PUBLISHED, REFERENCES, Results, name_of
 
 CONFIGS = Path(__file__).resolve().parent.parent / "config"  # of the scales
 COLUMN, PAGE = 3.3, 6.9  # widths in inches
+DPI = 200
 GREY = "#666666"
+SMALL = 5.5  # points, of the smallest words
 # Okabe and Ito's colours and, for algorithms not known here, the ones of Tol's that differ from them.
 COLOURS = {"pwm": "#D55E00", "shac": "#009E73", "tdmpc2": "#0072B2", "ppo": "#CC79A7", "sac": "#E69F00"}
 COLOURS |= {"dreamerv3": "#882255", "random": GREY, "data": "#000000"}
@@ -89,16 +95,29 @@ def looks(results: Results) -> dict[tuple[str, str], Look]:
     unknown = sorted({algorithm for algorithm, _ in pairs} - COLOURS.keys())
     colours = COLOURS | {name: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, name in enumerate(unknown)}
     found = {}
+    there = {*results.scores["variant"]}
     for algorithm, variant in pairs:
         reference = algorithm in REFERENCES
         others = {other for name, other in pairs if (name in REFERENCES) == reference} - {"default"}
-        place = ["default", *sorted(others)].index(variant) % len(MARKERS)
+        order = ["default", *sorted(others, key=lambda name: (name not in there, name))]  # few share a marker then
+        place = order.index(variant) % len(MARKERS)
         line = REFERENCE_LINES[place % len(REFERENCE_LINES)] if reference else LINESTYLES[place]
         found[algorithm, variant] = Look(name_of(algorithm, variant), colours[algorithm], MARKERS[place], line)
     for algorithm in ALGORITHMS:
         for variant, marker in zip(PUBLISHED, ("o", "D"), strict=True):
             found[algorithm, variant] = Look(name_of(algorithm, variant), colours[algorithm], marker, "none", "none")
     return found
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """How many columns of such entries a legend across the page has room for."""
+    points = 72 * PAGE / (max(map(len, labels), default=1) * 0.6 * mpl.rcParams["legend.fontsize"] + 38)
+    return max(1, min(len(labels), int(points)))
+
+
+def lines(*texts: str, width: int = 140) -> str:
+    """Notes below a figure, each from a line of its own on; empty ones leave none."""
+    return "\n".join(line for text in texts for line in textwrap.wrap(text, width, break_on_hyphens=False))
 
 
 def hollow(source: str, variant: str = PUBLISHED[0]) -> str:
@@ -147,6 +166,15 @@ def thousands(value: float, _position: int | None = None) -> str:
     return f"{value:g}".replace("-", "−")
 
 
+def set_log_ticks(axes: Axes) -> None:
+    """Ticks of a logarithmic horizontal axis: the fewer powers of ten it spans, the more within each."""
+    low, high = axes.get_xlim()
+    decades = np.log10(high / low)
+    steps = (1, 2, 5) if decades < 1.2 else (1, 3) if decades < 2.2 else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=8) if decades > 0.8 else MaxNLocator(3))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 def watermark(figure: Figure, scale: str) -> None:
     """Name the scale behind the drawing where its numbers are not meant to be quoted."""
     if scale in WATERMARKED:
@@ -156,17 +184,38 @@ def watermark(figure: Figure, scale: str) -> None:
         ).set_in_layout(False)
 
 
+def settle(figure: Figure) -> None:
+    """Lay a figure out once and for all, to a millionth of its size.
+
+    The last digits that the layout's solver finds differ from one time to the next, and now and then show in a pixel.
+    """
+    figure.set_dpi(DPI)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    parts = [figure]
+    for part in parts:  # which grows by the parts of parts
+        parts += part.subfigs
+        if part is not figure:
+            part.bbox_relative.set_points(part.bbox_relative.get_points().round(6))
+        for axes in part.axes if part is figure else []:
+            axes.set_position(Bbox(axes.get_position().get_points().round(6)))
+            axes.set_in_layout(True)
+        for text in part.texts:
+            text.set_position(np.round(text.get_position(), 6))
+
+
 def save(figure: Figure, data: pd.DataFrame, results: Results | Measured) -> None:
     """Write `<out>.pdf`, `.png` (200 dpi), `.csv`, the data drawn, and `.json`: what is needed to draw it again, the
     scale's settings included. The same bytes from the same data.
     """
     watermark(figure, results.scale)
+    settle(figure)
     about = {"Commit": results.commits, "Scale": results.scale, "Command": results.command}
     keywords = "; ".join(f"{key}: {value}" for key, value in about.items())
     results.out.parent.mkdir(parents=True, exist_ok=True)
     pdf = {"Title": results.module.rpartition(".")[2], "Keywords": keywords, "CreationDate": None}
     figure.savefig(f"{results.out}.pdf", metadata=pdf)
-    figure.savefig(f"{results.out}.png", dpi=200, metadata=about)
+    figure.savefig(f"{results.out}.png", dpi=DPI, metadata=about)
     data.to_csv(f"{results.out}.csv", index=False, float_format="%.8g", lineterminator="\n")
     config = CONFIGS / f"{results.scale}.yaml"
     bundle = {name.lower(): value for name, value in about.items()} | {"data": f"{results.out.name}.csv"}

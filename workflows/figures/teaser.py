@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from pwm.errors import exit_on_user_error
 from workflows import published
 from workflows.figures import style
-from workflows.figures._aggregate import DATA_COLUMNS, data_rows, row_note, sources, tasks_of, why_empty
+from workflows.figures._aggregate import DATA_COLUMNS, data_rows, row_note, sources, title_of, why_empty
 from workflows.results import PUBLISHED, SUITES, Aggregate, Results, name_of, read_results
 
 PANELS = ("locomotion", "mt80")
@@ -19,18 +19,22 @@ def draw(results: Results) -> tuple[Figure, pd.DataFrame]:
     both = {suite: published.beside_ours(results, suite) for suite in PANELS}
     both = {suite: [row for row in rows if row.variant in ("default", PUBLISHED[0])] for suite, rows in both.items()}
     reasons = {suite: why_empty(results, suite, rows) for suite, rows in both.items()}
+    if not any(suite in results.suites for suite in PANELS):
+        return style.message("This scale has no locomotion and no MT80 runs."), pd.DataFrame(columns=DATA_COLUMNS)
     if all(reasons.values()):
-        return style.message("\n".join(reasons.values())), pd.DataFrame(columns=DATA_COLUMNS)
+        told = [f"{SUITES[suite]}: {reason}" for suite, reason in reasons.items()]
+        return style.message("\n".join(told)), pd.DataFrame(columns=DATA_COLUMNS)
     figure, looks, data = style.new_figure(2.4), style.looks(results), []
     widths = [max(len({row.algorithm for row in rows}), 2) for rows in both.values()]
     for axes, (suite, rows) in zip(figure.subplots(1, 2, width_ratios=widths), both.items(), strict=True):
-        axes.set_title(tasks_of(SUITES[suite], len(results.tasks(suite))), fontweight="bold")
+        axes.set_title(title_of(results, suite, rows), fontweight="bold")
         if reasons[suite]:
             style.say(axes, reasons[suite])
         else:
             data += draw_bars(axes, rows, looks)
     shown = [row for suite, rows in both.items() for row in rows if not reasons[suite]]
-    figure.supxlabel("\n".join(["Bars: ours, with 95% intervals", *sources(shown, 150)]), fontsize=6.5)
+    told = ["Bars: ours, with 95% intervals", *sources(shown), results.not_run(*PANELS)]
+    figure.supxlabel(style.lines(*told), fontsize=6.5)
     return figure, pd.DataFrame(data, columns=DATA_COLUMNS)
 
 
@@ -55,6 +59,8 @@ def draw_bars(axes: Axes, rows: list[Aggregate], looks: dict) -> list[tuple]:
     axes.set_xlim(-0.6, len(labels) - 0.4)
     axes.tick_params(axis="x", length=0)
     axes.axhline(0, color="black", linewidth=0.6)
+    if all(row.estimates["iqm"].estimate >= 0 for row in rows if row.estimates):
+        axes.set_ylim(bottom=0)
     axes.grid(axis="y")
     axes.set_ylabel(f"IQM of {rows[0].unit}")
     return data

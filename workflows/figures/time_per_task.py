@@ -32,7 +32,8 @@ def draw(results: Results) -> tuple[Figure, pd.DataFrame]:
     ]
     style.label_rows(axes, labels)
     draw_published_minutes(axes, words=True)
-    set_log_axis(axes, "minutes of training; small marks: tasks, means over runs; large: their median")
+    label = "minutes of training; small marks: tasks, means over runs; large: their median"
+    set_log_axis(axes, style.lines(label, results.not_run(*PANELS), width=110))
     others = [{"minutes": np.nan, **row} for row in published.extraction_minutes().to_dict("records")]
     return figure, pd.concat([table, pd.DataFrame(others).rename(columns={"quantity": "variant"})], ignore_index=True)
 
@@ -41,7 +42,7 @@ def measure(results: Results) -> pd.DataFrame:
     """For every task and variant of PWM the mean, the shortest and the longest training of its runs."""
     rows = []
     for suite in PANELS:
-        for variant in [variant for algorithm, variant in results.contestants(suite) if algorithm == "pwm"]:
+        for variant in [variant for algorithm, variant in results.drawn(suite) if algorithm == "pwm"]:
             chosen = "suite == @suite and algorithm == 'pwm' and variant == @variant"
             minutes = results.times.query(chosen).groupby("task")["train_minutes"].agg(["mean", "min", "max"])
             for task in results.runs.query(chosen)["task"].unique():
@@ -64,7 +65,7 @@ def draw_row(axes: Axes, own: pd.DataFrame, place: int, look: style.Look, promis
     axes.plot(own["minutes"].median(), place, markersize=5, **look.mark)
     longest = done["minutes"].idxmax()
     spot = (done.loc[longest, "minutes"], heights[own.index.get_loc(longest)])
-    axes.annotate(done.loc[longest, "task"], spot, (6, 0), textcoords="offset points", **words | {"size": 5})
+    axes.annotate(done.loc[longest, "task"], spot, (6, 0), textcoords="offset points", **words | {"size": style.SMALL})
 
 
 @exit_on_user_error

@@ -8,12 +8,13 @@ rule collate:
         curves=run_files("metrics.csv"),
         manifests=run_files("manifest.json"),
         data=data_files,
-        script=code("pwm/scores.py"),
+        script=collating,
     output:
         scores="results/{scale}/scores.csv",
         curves="results/{scale}/curves.csv",
         expected="results/{scale}/expected.csv",
         data="results/{scale}/data.csv",
+        provenance="results/{scale}/provenance.csv",
         checksums="results/{scale}/checksums.json",
     log:
         "results/{scale}/logs/collate.log",

@@ -27,16 +27,19 @@ def code(path):
 
 # Of the report, whose menu is in alphabetical order.
 CATEGORY = {
-    "figures": "1. Figures",
-    "tables": "2. Tables",
-    "costs": "3. Run times and costs",
-    "provenance": "4. Provenance",
-    "film": "5. Film strips",
+    "claims": "1. Claims",
+    "figures": "2. Figures",
+    "tables": "3. Tables",
+    "costs": "4. Run times and costs",
+    "provenance": "5. Provenance",
+    "film": "6. Film strips",
 }
 PUBLISHED = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "results" / "published").glob("*.csv"))
 READING = [
+    "pwm/progress.py",
     "pwm/statistics.py",
     "workflows/ablations.py",
+    "workflows/measured.py",
     "workflows/pages.py",
     "workflows/published.py",
     "workflows/results.py",
@@ -118,6 +121,15 @@ def need(rule, what):
         return attempt * asked if what in GROWING else asked
 
     return of_job
+
+
+def options(names):
+    """Of a figure or table: `--<name> <file>` for each of its named inputs that there is."""
+
+    def of_input(wildcards, input):
+        return [part for name in names if input[name] for part in (f"--{name}", str(input[name]))]
+
+    return of_input
 
 
 try:

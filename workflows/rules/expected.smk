@@ -5,11 +5,16 @@ def run_files(name):
     """That file of every run of the scale; with `--config partial=true` only where it exists."""
 
     def of_scale(wildcards):
-        folder = f"results/{wildcards.scale}/runs"
-        files = [f"{folder}/{run.path}/{name}" for run in matrix(wildcards.scale).runs()]
+        scale = wildcards.get("scale", SCALE)
+        files = [f"results/{scale}/runs/{run.path}/{name}" for run in matrix(scale).runs()]
         return [file for file in files if Path(file).exists()] if PARTIAL else files
 
     return of_scale
+
+
+def collating(wildcards):
+    """The code that collates; none where there are no runs, but collated files, as in a clone: those stay as they are."""
+    return code("pwm/scores.py") if Path(f"results/{wildcards.scale}/runs").exists() else []
 
 
 def film_strips(wildcards):
@@ -28,12 +33,19 @@ def data_files(wildcards):
     return [file for file in files if Path(file).exists()] if PARTIAL else files
 
 
+def measurement(stem):
+    """The file of a measurement; with `--config partial=true` only where it exists."""
+
+    def of_scale(wildcards):
+        file = f"results/{wildcards.get('scale', SCALE)}/gradients/{stem}.csv"
+        return [] if PARTIAL and not Path(file).exists() else file
+
+    return of_scale
+
+
 def drawn(wildcards):
     """All figures and tables; with `--config partial=true` none of a measurement that is not there."""
     scale = wildcards.get("scale", SCALE)
-    sources = {stem: f"results/{scale}/gradients/{stem}.csv" for stem in MEASURED}
-    absent = [stem for stem, source in sources.items() if PARTIAL and not Path(source).exists()]
-    absent += ["claims"] if absent else []  # which are about both
-    figures = expand("figures/{scale}/{stem}.{ending}", scale=scale, stem=FIGURES, ending=["pdf", "png"])
-    tables = expand("results/{scale}/tables/{stem}.md", scale=scale, stem=TABLES)
-    return [file for file in figures + tables if Path(file).stem not in absent]
+    stems = [stem for stem in FIGURES if stem not in MEASURED or measurement(stem)(wildcards)]
+    figures = expand("figures/{scale}/{stem}.{ending}", scale=scale, stem=stems, ending=["pdf", "png"])
+    return figures + expand("results/{scale}/tables/{stem}.md", scale=scale, stem=TABLES)

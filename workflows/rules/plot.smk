@@ -38,7 +38,7 @@ for stem in FIGURES:
             gpu=need("plot", "gpu"),
         params:
             module=f"workflows.figures.{stem}",
-            files=[part for name, path in DRAWN_FROM[stem].items() for part in (f"--{name}", path)],
+            files=options(DRAWN_FROM[stem]),
             out=f"figures/{{scale}}/{stem}",
         shell:
             "python -m {params.module} {params.files:q} --scale {wildcards.scale} --out {params.out:q} > {log:q} 2>&1"

@@ -6,7 +6,7 @@ rule report_pages:
     input:
         drawn=drawn,
         film_strips=film_strips,
-        manifests=run_files("manifest.json"),
+        collated=[f"results/{{scale}}/{name}.csv" for name in ("scores", "expected", "provenance")],
         script=code("workflows/report_pages.py"),
         shared=[code("workflows/pages.py"), code("workflows/readme.py")],
     output:
@@ -28,7 +28,6 @@ rule report_pages:
             category=CATEGORY["provenance"],
             labels={"page": "where it comes from"},
         ),
-        table="results/{scale}/report/provenance.csv",
     log:
         "results/{scale}/logs/report_pages.log",
     conda:

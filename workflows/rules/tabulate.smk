@@ -1,7 +1,7 @@
 # One rule per table script: workflows/tables/<stem>.py writes results/<scale>/tables/<stem>.{csv,md,tex,html}, from the CSV
 # files of all runs; the claims from those of the measurements besides, the hyper-parameters from the settings.
 TABULATED_FROM = dict.fromkeys(TABLES, RUN_TABLES)
-TABULATED_FROM["claims"] = RUN_TABLES | {name: f"results/{{scale}}/gradients/{name}.csv" for name in MEASURED}
+TABULATED_FROM["claims"] = RUN_TABLES | {name: measurement(name) for name in MEASURED}
 TABULATED_FROM["hyperparameters"] = {
     "settings": "results/{scale}/settings.csv",
     "paper": "results/{scale}/paper_settings.csv",
@@ -21,7 +21,7 @@ for stem in TABLES:
             page=report(
                 f"results/{{scale}}/tables/{stem}.html",
                 caption=f"../report/{stem}.rst",
-                category=CATEGORY["tables"],
+                category=CATEGORY["claims" if stem == "claims" else "tables"],
                 labels={"table": stem.replace("_", " ")},
             ),
             markdown=f"results/{{scale}}/tables/{stem}.md",
@@ -41,7 +41,7 @@ for stem in TABLES:
             gpu=need("tabulate", "gpu"),
         params:
             module=f"workflows.tables.{stem}",
-            files=[part for name, path in TABULATED_FROM[stem].items() for part in (f"--{name}", path)],
+            files=options(TABULATED_FROM[stem]),
             out=f"results/{{scale}}/tables/{stem}",
         shell:
             "python -m {params.module} {params.files:q} --scale {wildcards.scale} --out {params.out:q} > {log:q} 2>&1"

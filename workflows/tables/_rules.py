@@ -118,8 +118,11 @@ def c5(results: Results) -> list[Comparison]:
     farther than by the true gradient.
     """
     quality = results.measured["gradient_quality"].query("system == 'double_pendulum'")
-    last = quality[quality["horizon"] == quality["horizon"].max()].pivot(index="seed", columns="world")
-    variance, esnr = (last[name].reindex(columns=["true", "horizon16"]).dropna() for name in ("variance", "esnr"))
+    last = quality[quality["horizon"] == quality["horizon"].max()]
+    variance, esnr = (
+        last.pivot(index="seed", columns="world", values=name).reindex(columns=["true", "horizon16"]).dropna()
+        for name in ("variance", "esnr")
+    )
     orders = np.log10(variance["true"] / variance["horizon16"])
     gain = esnr["horizon16"] - esnr["true"]
     ascent = results.measured["ball_wall"].query("part == 'ascent'")

@@ -82,16 +82,22 @@ def measure(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def in_short(numbers: pd.DataFrame) -> str:
+    """Every claim's verdict in a sentence, which the report begins with."""
+    judged = numbers.drop_duplicates("claim")
+    return f"Verdicts: {'; '.join(f'{row.claim} {row.verdict}' for row in judged.itertuples())}."
+
+
 def set_cells(numbers: pd.DataFrame) -> pd.DataFrame:
     """The same for reading; a claim and its verdict stand in the first of its rows."""
     rows = []
     for row in numbers.to_dict("records"):
         first = not rows or row["claim"] != numbers["claim"].iloc[len(rows) - 1]
         bound = f" ({row['side']} {number(row['bound'], 0)})"
-        told = [row["claim"], row["says"]] if first else ["", ""]
-        judged = [row["verdict"], row["why"] or "–"] if first else ["", ""]
-        rows.append([*told, row["comparison"] + bound, row["published"], ours(row), *judged])
-    header = ["Claim", "Says", "Comparison (as claimed)", "Published", "Ours", "Verdict", "Why not more"]
+        told = [row["claim"], row["verdict"], row["says"]] if first else ["", "", ""]
+        why = (row["why"] or "–") if first else ""
+        rows.append([*told, row["comparison"] + bound, row["published"], ours(row), why])
+    header = ["Claim", "Verdict", "Says", "Comparison (as claimed)", "Published", "Ours", "Why not more"]
     return pd.DataFrame(rows, columns=header)
 
 
@@ -110,7 +116,7 @@ def main() -> None:
     """Write the table from the command line."""
     results = read_results(__file__, __doc__, ablations=True, measured=MEASURED)
     numbers = measure(results)
-    write_table(results, numbers, set_cells(numbers), NOTE)
+    write_table(results, numbers, set_cells(numbers), f"{in_short(numbers)} {NOTE}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from pwm.errors import UserError, exit_on_user_error
-from workflows.results import ALGORITHMS, parse
+from workflows.measured import parse
+from workflows.results import ALGORITHMS
 from workflows.tables.common import write_table
 
 KEYS = ["suite", "variant", "task"]
