@@ -171,13 +171,12 @@ class DifferentiableVectorEnv(LocomotionVectorEnv):
         qpos, qvel = self._differentiable.attach(
             physics, self._trajectory, *self._window, control, step=self._window_steps
         )
-        seen = self._body.observe(qpos, qvel, control).float()
-        final = self._body.observe(qpos, qvel, control.detach()).float()
+        final = self._body.observe(qpos, qvel, control).float()
         reward = self._body.reward(qpos, qvel, control).float()
         ended = torch.from_numpy(terminated | truncated)[:, None]
         self._window = [torch.where(ended, *pair) for pair in zip(self._state_tensors(), (qpos, qvel), strict=True)]
         self._window_steps += 1
-        following = torch.where(ended, torch.from_numpy(observation), seen)
+        following = torch.where(ended, torch.from_numpy(observation), final)
         flags = (torch.from_numpy(flag.astype(np.float32)) for flag in (terminated, truncated))
         return Transition(following, reward, *flags, final)
 
