@@ -5,9 +5,10 @@ functions, so that reading the settings of all baselines stays fast. Shapes: H h
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from pwm import config
 from pwm.algorithms import Policy
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pwm.runs import Run
 
 SUITES = ("locomotion", "stiffness")
+HARDENING = (0.1, 1 / 3)  # shares of the epochs between which contacts get as hard as the body's own
 EXPLODING = 10.0  # gradients of an environment's return beyond so many times the median's norm are counted
 
 
@@ -41,6 +43,8 @@ class Settings(Config):
     betas: tuple[Share, Share] = (0.7, 0.95)
     actor_grad_norm: Rate = 1.0
     limit_exploding: bool = False  # to `EXPLODING` times the median, before the actor's whole gradient is clipped
+    # Deviation D28: the paper trains on the body's own contacts throughout, as 1 does.
+    softness: Annotated[float, Field(ge=1.0, le=10.0)] = 1.0  # times the contacts' time constant, until they harden
     critic_grad_norm: Rate = 100.0
     critic_passes: Positive = 16
     critic_minibatches: Positive = 4
@@ -74,6 +78,13 @@ class Learner:
         """Decisions so far, over all environments."""
         return self.updates * self.settings.horizon * self.env.num_envs
 
+    @property
+    def softness(self) -> float:
+        """The next window's time constant of contacts, in units of the body's own: falls to 1 over `HARDENING`."""
+        begin, end = (share * self.settings.epochs for share in HARDENING)
+        hardened = min(max((self.updates - begin) / (end - begin), 0.0), 1.0)
+        return self.settings.softness + hardened * (1.0 - self.settings.softness)
+
     def update(self) -> dict[str, "Tensor | float"]:
         """One epoch: H steps in every environment, an actor step along their gradient, the critics' passes.
 
@@ -94,6 +105,7 @@ class Learner:
         progress = self.updates / own.epochs
         for optimiser, start in ((self.actor_optimiser, own.actor_lr), (self.critic_optimiser, own.critic_lr)):
             set_rate(optimiser, linear_decay(start, own.final_lr, progress))
+        self.env.soften(self.softness)
         parameters = list(self.actor.parameters())
         noise = torch.randn(own.horizon, *self.env.action_space.shape).to(self.device)
         with frozen(self.actor, self.critic):

@@ -261,6 +261,23 @@ def test_clipped_actions_have_no_gradient() -> None:
     assert (gradient != 0).tolist() == [[False, True, False]]
 
 
+def test_softened_contacts_are_those_of_the_soft_hopper() -> None:
+    """Steps and gradients alike, and the body's own again afterwards; of the same actions, with landings."""
+    actions = (0.5 * torch.arange(40 * 4 * 3).sin()).view(40, 4, 3).requires_grad_()
+
+    def gradient(env: DifferentiableVectorEnv) -> torch.Tensor:
+        env.reset(seed=1)
+        return torch.autograd.grad(sum(x.reward.sum() for x in shot(env, actions)), actions)[0]
+
+    env, soft = make_differentiable("hopper", 4), make_differentiable("hopper-soft", 4)
+    before = gradient(env)
+    env.soften(3.0)
+    torch.testing.assert_close(gradient(env), gradient(soft), rtol=1e-2, atol=1e-2)  # finite differences of 3e-8
+    assert (gradient(env) - before).abs().max() > 0.1
+    env.soften(1.0)
+    assert torch.equal(gradient(env), before)
+
+
 def test_result_does_not_depend_on_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     def gradient(threads: str) -> torch.Tensor:
         monkeypatch.setenv("OMP_NUM_THREADS", threads)

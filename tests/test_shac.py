@@ -111,6 +111,26 @@ def test_exploding_gradients_are_counted_and_limited(limit: bool) -> None:
     torch.testing.assert_close(found[:, 3], torch.full((6, 3), 20.0 if limit else 50.0))
 
 
+@pytest.mark.parametrize("updates, softness", [(0, 3.0), (10, 3.0), (20, 2.0), (30, 1.0), (90, 1.0)])
+def test_contacts_harden_linearly_from_a_tenth_to_a_third_of_the_epochs(
+    updates: int, softness: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shac, "HARDENING", (0.1, 0.3))
+    learner = make_learner(epochs=100, softness=3.0)
+    learner.updates = updates
+    assert learner.softness == pytest.approx(softness)
+
+
+def test_windows_have_the_softness_of_their_epoch() -> None:
+    learner = make_learner(epochs=4, softness=3.0)
+    constants = []
+    for _ in range(3):
+        learner.update()
+        constants.append(learner.env.scene()[0].geom_solref[0, 0])
+    hardened = (1 / 4 - 0.1) / (1 / 3 - 0.1)
+    assert constants == pytest.approx([0.06 - 0.04 * hardened, 0.02, 0.02])
+
+
 def test_a_run_ends_with_the_learners_policy(tmp_path, monkeypatch) -> None:
     learners = []
     make = shac.Learner.__init__

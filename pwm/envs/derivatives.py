@@ -98,6 +98,10 @@ class InverseDynamics:
             list(self._pool.map(lambda data, part: self._work(data, part, given, found), self._data, parts))
         return found
 
+    def follow_contacts(self, model: mujoco.MjModel) -> None:
+        """Take over the time constants and damping ratios of a model's contacts."""
+        self._model.geom_solref[:] = model.geom_solref
+
     def close(self) -> None:
         """Stop the threads."""
         if self._pool is not None:
@@ -233,7 +237,7 @@ class StepDerivatives:
         """Raises `UserError` for a model that `check_differentiable` refuses."""
         check_differentiable(model)
         self.tangent = Tangent(model)
-        self._inverse = InverseDynamics(model, threads)
+        self.inverse = InverseDynamics(model, threads)
         self._timestep = model.opt.timestep
 
     def pull_back(
@@ -252,7 +256,7 @@ class StepDerivatives:
         num_envs, steps, h = len(qpos), qpos.shape[1] - 1, self._timestep
         acceleration = np.diff(qvel, axis=1) / h
         samples = (x.reshape(num_envs * steps, -1) for x in (qpos[:, :-1], qvel[:, :-1], acceleration))
-        found = self._inverse.linearise(*samples, np.repeat(control, steps, axis=0))
+        found = self.inverse.linearise(*samples, np.repeat(control, steps, axis=0))
         by_step = [x.reshape(num_envs, -1, *x.shape[1:]) if len(x) > 1 else x[None] for x in found]
         g_q, g_v, g_u = self.tangent.into(qpos[:, -1], of_qpos), of_qvel, np.zeros_like(control)
         for k in reversed(range(steps)):
@@ -268,4 +272,4 @@ class StepDerivatives:
 
     def close(self) -> None:
         """Stop the threads."""
-        self._inverse.close()
+        self.inverse.close()

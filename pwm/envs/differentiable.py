@@ -60,6 +60,7 @@ class DifferentiableSimulation:
 
     def __init__(self, simulation: Simulation, name: str) -> None:
         self._simulation, self._name = simulation, name
+        self._time_constants = simulation.model.geom_solref[:, 0].copy()  # of contacts, s
         try:
             self._derivatives = StepDerivatives(simulation.model, simulation.threads)
         except UserError as error:
@@ -94,6 +95,11 @@ class DifferentiableSimulation:
         path = np.concatenate([physics[:, None], trajectory], axis=1)
         split = path[..., 1 : 1 + nq], path[..., 1 + nq :]
         return _ControlStep.apply(qpos, qvel, control, split, self._derivatives, f"{self._name}: control step {step}")
+
+    def soften(self, factor: float) -> None:
+        """Give contacts `factor` times the body's own time constant, at the same damping ratio, from now on."""
+        self._simulation.model.geom_solref[:, 0] = factor * self._time_constants
+        self._derivatives.inverse.follow_contacts(self._simulation.model)
 
     def close(self) -> None:
         """Stop the threads of the derivatives."""
@@ -136,6 +142,10 @@ class DifferentiableVectorEnv(LocomotionVectorEnv):
     def restore(self, state: dict[str, np.ndarray]) -> np.ndarray:
         self._window = []
         return super().restore(state)
+
+    def soften(self, factor: float) -> None:
+        """Give contacts `factor` times the body's own time constant, between two windows; 1 gives them back."""
+        self._differentiable.soften(factor)
 
     def begin_window(self) -> Tensor:
         """The observations `[N, O]` to act on next; gradients will reach back to here."""
