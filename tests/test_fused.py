@@ -142,16 +142,26 @@ def test_low_precision_rounds_what_goes_in_and_what_products_take(order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_extremes(order):
+@pytest.mark.parametrize("size", [200.0, 1e-6, 1e15])
+def test_extremes(order, size):
     """Very large and very small numbers are right, and what is no number stays none, in its own row."""
     torch.manual_seed(0)
-    product, *parts = random_layer(6, 32, size=200.0)
-    product[3, 5], product[4, 0] = torch.nan, torch.inf
+    product, *parts = random_layer(6, 32, size=size)
+    product[3, 5], product[4, 0], product[1] = torch.nan, torch.inf, product[1].abs()
     ours = rest_of_layer(product, *parts, order)
     expected = exact(*(part.double() for part in (product, *parts)), 1.0, 1.0, order)
     assert ours[3].isnan().any() and ours[4].isnan().any()
     rest = [0, 1, 2, 5]
     torch.testing.assert_close(ours[rest].double(), expected[rest], rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_no_number_stays_none_in_the_gradients():
+    torch.manual_seed(0)
+    for order in ORDERS:
+        parts, above = random_layer(6, 32), torch.randn(6, 32)
+        above[2, 3] = torch.nan
+        gradients = value_and_gradients(lambda *parts, order=order: rest_of_layer(*parts, order), parts, above)[1:]
+        assert all(gradient.isnan().any() for gradient in gradients)
 
 
 @pytest.mark.parametrize("dropout", [0.01, 0.3])

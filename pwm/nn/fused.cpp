@@ -36,31 +36,48 @@ inline void store(bfloat16& target, float x) {  // to the nearest, ties to even
     target.bits = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// e^x for x ≤ 20 to within 2 units in the last place: 2^n e^r with |r| ≤ ln(2)/2, and Taylor's polynomial of e^r.
+inline uint32_t bits_of(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+inline float of_bits(uint32_t bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+// e^x to within 2 units in the last place, of x brought into [-87, 20]; also of what is no number.
+// It is 2^n e^r with |r| ≤ ln(2)/2, and Taylor's polynomial of e^r.
 inline float exponential(float x) {
-    x = std::max(x, -87.0f);
-    const float n = std::nearbyintf(x * 1.44269504f);
+    // Numbers above 0 are ordered as their bits are, and those below 0 the other way round, after all above.
+    const int32_t at_most_20 = std::min(int32_t(bits_of(x)), int32_t(0x41a00000));
+    x = of_bits(std::min(uint32_t(at_most_20), uint32_t(0xc2ae0000)));
+    const float shift = 12583039.0f;  // 1.5 · 2^23 + 127: adding it rounds, and leaves n + 127 in the last bits
+    const float shifted = x * 1.44269504f + shift, n = shifted - shift;
     const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.0f / 5040;
-    p = p * r + 1.0f / 720;
+    float p = 1.0f / 720;
     p = p * r + 1.0f / 120;
     p = p * r + 1.0f / 24;
     p = p * r + 1.0f / 6;
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    const int32_t bits = (int32_t(n) + 127) << 23;
-    float power;
-    std::memcpy(&power, &bits, sizeof power);
-    return p * power;
+    return p * of_bits(bits_of(shifted) << 23);
 }
 
-// Mish x n / (n + 2) with w = e^x and n = w (w + 2), and its derivative; beyond 20 the factor of x is 1.
-inline void mish(float x, float& value, float& slope) {
-    const float w = exponential(std::min(x, 20.0f));
-    const float n = w * (w + 2.0f), r = 1.0f / (n + 2.0f);
-    value = x * n * r;
-    slope = (n + 4.0f * x * w * (w + 1.0f) * r) * r;
+// Mish x n / (n + 2) with w = e^x and n = w (w + 2); beyond 20 the factor of x is 1.
+inline float mish(float x) {
+    const float w = exponential(x), n = w * (w + 2.0f);
+    return x * n / (n + 2.0f);
+}
+
+// The same, and its derivative.
+inline float mish(float x, float& slope) {
+    const float w = exponential(x), n = w * (w + 2.0f), r = 1.0f / (n + 2.0f);
+    slope = (n + 4.0f * x * (n - w) * r) * r;
+    return x * n * r;
 }
 
 struct Layer {
@@ -88,7 +105,10 @@ void simnorm(const Layer& layer, float* __restrict x, float* __restrict same) {
         for (int v = 0; v < group; v++) same[j + v] = high;
     }
 #pragma omp simd
-    for (int64_t i = 0; i < D; i++) x[i] = exponential(x[i] - same[i]);
+    for (int64_t i = 0; i < D; i++) {
+        const float below = x[i] - same[i];
+        x[i] = exponential(below) + (below - below);  // what is no number stays none
+    }
     for (int64_t j = 0; j < D; j += group) {
         float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
@@ -142,10 +162,10 @@ void forward_rows(const Layer& layer, const void* product, void* output, float* 
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < layer.rows; row++) {
             input(layer, static_cast<const T*>(product), row, x);
-            float sum = 0.0f, squares = 0.0f, slope;
-#pragma omp simd reduction(+ : sum) private(slope)
+            float sum = 0.0f, squares = 0.0f;
+#pragma omp simd reduction(+ : sum)
             for (int64_t i = 0; i < D; i++) {
-                if (order == norm_of_mish) mish(x[i], x[i], slope);
+                if (order == norm_of_mish) x[i] = mish(x[i]);
                 sum += x[i];
             }
             const float center = sum / D;
@@ -155,10 +175,10 @@ void forward_rows(const Layer& layer, const void* product, void* output, float* 
             mean[row] = center;
             inverse_std[row] = rate;
             auto* out = static_cast<Output<order, T>*>(output) + row * D;
-#pragma omp simd private(slope)
+#pragma omp simd
             for (int64_t i = 0; i < D; i++) {
                 x[i] = (x[i] - center) * rate * weight[i] + shift[i];
-                if (order == mish_of_norm) mish(x[i], x[i], slope);
+                if (order == mish_of_norm) x[i] = mish(x[i]);
             }
             if (order == simnorm_of_norm) (layer.group == 8 ? simnorm<8> : simnorm<0>)(layer, x, same);
 #pragma omp simd
@@ -186,19 +206,19 @@ void backward_rows(const Layer& layer, const void* product, const void* gradient
 #pragma omp simd
             for (int64_t i = 0; i < D; i++) g[i] = load(above[i]);
             const float center = mean[row], rate = inverse_std[row];
-            float first = 0.0f, second = 0.0f, value, slope;
+            float first = 0.0f, second = 0.0f, slope;
             if (order == simnorm_of_norm) {
                 for (int64_t i = 0; i < D; i++) slopes[i] = (x[i] - center) * rate * weight[i] + shift[i];
                 (layer.group == 8 ? simnorm<8> : simnorm<0>)(layer, slopes, same);
                 (layer.group == 8 ? simnorm_gradient<8> : simnorm_gradient<0>)(layer, slopes, g, same);
             }
-#pragma omp simd reduction(+ : first, second) private(value, slope)
+#pragma omp simd reduction(+ : first, second) private(slope)
             for (int64_t i = 0; i < D; i++) {
-                if (order == norm_of_mish) mish(x[i], x[i], slopes[i]);
+                if (order == norm_of_mish) x[i] = mish(x[i], slopes[i]);
                 const float normal = (x[i] - center) * rate;
                 float d = g[i];
                 if (order == mish_of_norm) {
-                    mish(normal * weight[i] + shift[i], value, slope);
+                    mish(normal * weight[i] + shift[i], slope);
                     d *= slope;
                 }
                 of_weight[i] += d * normal;
