@@ -106,7 +106,9 @@ CPU = torch.device("cpu")
 def test_every_rival_runs_and_does_the_same_products(rivals):
     counts = {name: updates.flops(work) for name, work in rivals().items()}
     assert counts.keys() - {"plain"} == updates.versions(CPU).keys() >= {"float32", "bfloat16"}
-    assert len({counts[name] for name in updates.versions(CPU)}) == 1 and counts["float32"] > 1e8
+    assert counts["bfloat16"] == counts["float32"] > 1e8
+    # A fused layer also gives the gradient of an input that depends on weights that this loss does not train.
+    assert all(1.0 <= counts[name] / counts["float32"] < 1.03 for name in updates.versions(CPU))
     assert counts["plain"] >= counts["float32"]
     times = updates.seconds({"short": lambda: time.sleep(0.001), "long": lambda: time.sleep(0.02)}, CPU, rounds=3)
     assert times["short"] < times["long"]

@@ -248,7 +248,7 @@ BAD_INPUT = {
     "negative budget": (("env_steps: 256", "env_steps: -256"), "scale=test", "'env_steps'"),
     "unknown setting of a measurement": (("starts: 10", "start: 10"), "scale=test", "did you mean 'starts'?"),
     "unknown task": (("hopper: {}", "hoper: {}"), "scale=test", "hopper"),
-    "unknown algorithm": (("ppo:", "pop:"), "scale=test", "unknown algorithm 'pop'; did you mean 'ppo'?"),
+    "unknown algorithm": (("ppo:\n", "pop:\n"), "scale=test", "unknown algorithm 'pop'; did you mean 'ppo'?"),
     "suite not supported": (
         ("random:\n        default: {}\n\n  mt80", "shac:\n        default: {}\n\n  mt80"),
         "scale=test",

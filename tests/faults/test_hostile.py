@@ -196,7 +196,7 @@ def test_yaml_makes_nothing_but_settings(tmp_path, faults, marker):
 
 
 # Values without quotes in a shell's line are names that the project itself has, or match a wildcard's pattern.
-UNQUOTED = {"wildcards.scale", "params.module", "params.suite", "params.tasks", "params.episodes"}
+UNQUOTED = {"wildcards.scale", "params.module", "params.suite", "params.tasks", "params.episodes", "resources.gpu"}
 
 
 def test_rules_quote_what_they_hand_to_the_shell():

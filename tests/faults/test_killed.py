@@ -62,7 +62,7 @@ def test_a_workflow_killed_again_and_again(project, tmp_path, faults, thorough):
         assert started[0].run_until(moments[0])
         for number in range(kills):
             alone = number % 2 == 1
-            seconds = rng.uniform(0, 4 if moments[number] else 12)
+            seconds = rng.uniform(0, 1 if moments[number] else 12 if thorough else 3)
             assert started[-1].run_for(seconds), started[-1].printed[-3000:]
             started[-1].kill(alone)
             with faults("orphans" if alone else "killed") as tally, tally.fault(f"after {moments[number]} jobs"):

@@ -126,23 +126,16 @@ def need(rule, what):
 def options(names):
     """Of a figure or table: `--<name> <file>` for each of its named inputs that there is."""
 
-    def of_input(wildcards, input):
-        return [part for name in names if input[name] for part in (f"--{name}", str(input[name]))]
-
-    return of_input
+    return lambda wildcards, input: [part for name in names if input[name] for part in (f"--{name}", str(input[name]))]
 
 
 try:
     SCALE, PARTIAL, DOWNLOAD = check_command_line(config)
+    if workflow.is_main_process:
+        ALIVE = clear_stale_locks(Path(".snakemake"))
 except UserError as error:
     refuse(error)
 matrix(SCALE)
-
-if workflow.is_main_process:
-    try:
-        ALIVE = clear_stale_locks(Path(".snakemake"))
-    except UserError as error:
-        refuse(error)
 
 
 wildcard_constraints:
