@@ -14,7 +14,8 @@ def run_files(name):
 
 def collating(wildcards):
     """The code that collates; none where there are no runs, but collated files, as in a clone: those stay as they are."""
-    return code("pwm/scores.py") if Path(f"results/{wildcards.scale}/runs").exists() else []
+    folder = Path("results", wildcards.scale)
+    return [] if (folder / "scores.csv").exists() and not (folder / "runs").exists() else code("pwm/scores.py")
 
 
 def film_strips(wildcards):
