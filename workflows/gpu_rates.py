@@ -5,6 +5,7 @@ time is read off the measured ones of its kind (log over log, straight lines). S
 long as the smallest, larger ones go at the rate of the largest.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,24 @@ COLUMNS = ["work", "version", "gflop", "milliseconds", "what", "device", "source
 STAND_IN = "float32"  # for versions that were not measured; those that are compiled are no slower
 
 
-def read_gpu_rates(file: Path) -> pd.DataFrame:
-    """Measured times by kind of work, version and GFLOP (as `workflows.work` counts them).
+def read_table(file: Path, columns: Sequence[str], mend: str) -> pd.DataFrame:
+    """A CSV file of rates.
 
     Raises:
-        UserError: the file is missing or has other columns.
+        UserError: the file is missing or lacks one of `columns`; it ends with `mend`.
     """
     try:
         rates = pd.read_csv(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({' '.join(str(error).split())}); take the committed one") from None
-    if missing := [column for column in COLUMNS if column not in rates]:
-        raise UserError(f"{file} has no column {', '.join(missing)}; take the committed one")
-    return rates.sort_values("gflop")
+        raise UserError(f"{file} cannot be read ({' '.join(str(error).split())}); {mend}") from None
+    if missing := [column for column in columns if column not in rates]:
+        raise UserError(f"{file} has no column {', '.join(missing)}; {mend}")
+    return rates
+
+
+def read_gpu_rates(file: Path) -> pd.DataFrame:
+    """Measured times by kind of work, version and GFLOP (as `workflows.work` counts them); errors of `read_table`."""
+    return read_table(file, COLUMNS, "take the committed one").sort_values("gflop")
 
 
 def milliseconds(rates: pd.DataFrame, kind: str, version: str, gflop: float) -> float:

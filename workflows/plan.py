@@ -18,7 +18,7 @@ from pwm.envs.tasks import get_task
 from pwm.errors import UserError, exit_on_user_error
 from pwm.matrix import Matrix, Resources
 from workflows import scripts
-from workflows.gpu_rates import GPU_RATES, on_gpu, read_gpu_rates
+from workflows.gpu_rates import GPU_RATES, on_gpu, read_gpu_rates, read_table
 from workflows.rates import COLUMNS as RATE_COLUMNS
 from workflows.rates import RATES
 from workflows.readme import fill, numbers_table
@@ -225,19 +225,8 @@ def scales(rates: pd.DataFrame) -> str:
 
 
 def read_rates(file: Path) -> pd.DataFrame:
-    """The rates of a machine.
-
-    Raises:
-        UserError: the file is missing or has other columns.
-    """
-    mend = "make it again by python -m workflows.rates"
-    try:
-        rates = pd.read_csv(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({' '.join(str(error).split())}); {mend}") from None
-    if missing := [column for column in RATE_COLUMNS if column not in rates]:
-        raise UserError(f"{file} has no column {', '.join(missing)}; {mend}")
-    return rates
+    """The rates of a machine; errors of `read_table`."""
+    return read_table(file, RATE_COLUMNS, "make it again by python -m workflows.rates")
 
 
 @exit_on_user_error
