@@ -67,25 +67,43 @@ inline float exponential(float x) {
     return p * of_bits(bits_of(shifted) << 23);
 }
 
+// 1 / x to within 2 units in the last place, of 2 ≤ x ≤ 2^60; also of what is no number. Newton's steps from a guess that
+// negates the exponent are a third of a division.
+inline float reciprocal(float x) {
+    float y = of_bits(0x7ef311c7 - bits_of(x));
+    for (int step = 0; step < 3; step++) y = y * (2.0f - x * y);
+    return y;
+}
+
 // Mish x n / (n + 2) with w = e^x and n = w (w + 2); beyond 20 the factor of x is 1.
 inline float mish(float x) {
     const float w = exponential(x), n = w * (w + 2.0f);
-    return x * n / (n + 2.0f);
+    return x * n * reciprocal(n + 2.0f);
 }
 
 // The same, and its derivative.
 inline float mish(float x, float& slope) {
-    const float w = exponential(x), n = w * (w + 2.0f), r = 1.0f / (n + 2.0f);
+    const float w = exponential(x), n = w * (w + 2.0f), r = reciprocal(n + 2.0f);
     slope = (n + 4.0f * x * (n - w) * r) * r;
     return x * n * r;
 }
 
 struct Layer {
-    int64_t rows, features;
-    const float *bias, *weight, *shift;
-    const uint8_t* kept;  // [rows, features], or none
+    int64_t members, rows, features;  // of networks, of each one's input, and of its output
     float scale, epsilon;
     int group, threads;  // SimNorm's number of features in a group
+};
+
+// One network's arrays: [rows, features], of a row or of a feature each. What is not wanted is none.
+struct Member {
+    const void* product;
+    void* output;
+    const uint8_t* kept;
+    float *mean, *inverse_std;
+    const float *bias, *weight, *shift;
+    const void* gradient;
+    void* of_product;
+    float *of_bias, *of_weight, *of_shift;  // to which this layer's gradients are added
 };
 
 enum Order : int { mish_of_norm, norm_of_mish, simnorm_of_norm };
@@ -135,116 +153,173 @@ void simnorm_gradient(const Layer& layer, const float* __restrict p, float* __re
 }
 
 // Both x and its gradient.
-inline void dropout(const Layer& layer, int64_t row, float* x) {
-    const uint8_t* kept = layer.kept + row * layer.features;
+inline void dropout(const Layer& layer, const Member& member, int64_t row, float* x) {
+    const uint8_t* kept = member.kept + row * layer.features;
     for (int64_t i = 0; i < layer.features; i++) x[i] *= layer.scale * kept[i];
 }
 
 // x of one row.
 template <typename T>
-void input(const Layer& layer, const T* __restrict product, int64_t row, float* __restrict x) {
+void input(const Layer& layer, const Member& member, int64_t row, float* __restrict x) {
     const int64_t D = layer.features;
-    product += row * D;
-    const float* bias = layer.bias;
+    const T* __restrict product = static_cast<const T*>(member.product) + row * D;
+    const float* bias = member.bias;
 #pragma omp simd
     for (int64_t i = 0; i < D; i++) x[i] = load(product[i]) + bias[i];
-    if (layer.kept) dropout(layer, row, x);
+    if (member.kept) dropout(layer, member, row, x);
 }
 
 template <Order order, typename T>
-void forward_rows(const Layer& layer, const void* product, void* output, float* mean, float* inverse_std) {
+void forward_row(const Layer& layer, const Member& member, int64_t row, float* __restrict x, float* __restrict same) {
     const int64_t D = layer.features;
-    const float *weight = layer.weight, *shift = layer.shift;
-#pragma omp parallel num_threads(layer.threads)
-    {
-        std::vector<float> buffer(2 * D);
-        float *x = buffer.data(), *same = x + D;
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < layer.rows; row++) {
-            input(layer, static_cast<const T*>(product), row, x);
-            float sum = 0.0f, squares = 0.0f;
+    const float *weight = member.weight, *shift = member.shift;
+    input<T>(layer, member, row, x);
+    float sum = 0.0f, squares = 0.0f;
 #pragma omp simd reduction(+ : sum)
-            for (int64_t i = 0; i < D; i++) {
-                if (order == norm_of_mish) x[i] = mish(x[i]);
-                sum += x[i];
-            }
-            const float center = sum / D;
+    for (int64_t i = 0; i < D; i++) {
+        if (order == norm_of_mish) x[i] = mish(x[i]);
+        sum += x[i];
+    }
+    const float center = sum / D;
 #pragma omp simd reduction(+ : squares)
-            for (int64_t i = 0; i < D; i++) squares += (x[i] - center) * (x[i] - center);
-            const float rate = 1.0f / std::sqrt(squares / D + layer.epsilon);
-            mean[row] = center;
-            inverse_std[row] = rate;
-            auto* out = static_cast<Output<order, T>*>(output) + row * D;
+    for (int64_t i = 0; i < D; i++) squares += (x[i] - center) * (x[i] - center);
+    const float rate = 1.0f / std::sqrt(squares / D + layer.epsilon);
+    member.mean[row] = center;
+    member.inverse_std[row] = rate;
+    auto* __restrict out = static_cast<Output<order, T>*>(member.output) + row * D;
+    if (order == simnorm_of_norm) {
 #pragma omp simd
-            for (int64_t i = 0; i < D; i++) {
-                x[i] = (x[i] - center) * rate * weight[i] + shift[i];
-                if (order == mish_of_norm) x[i] = mish(x[i]);
-            }
-            if (order == simnorm_of_norm) (layer.group == 8 ? simnorm<8> : simnorm<0>)(layer, x, same);
+        for (int64_t i = 0; i < D; i++) x[i] = (x[i] - center) * rate * weight[i] + shift[i];
+        (layer.group == 8 ? simnorm<8> : simnorm<0>)(layer, x, same);
 #pragma omp simd
-            for (int64_t i = 0; i < D; i++) store(out[i], x[i]);
+        for (int64_t i = 0; i < D; i++) store(out[i], x[i]);
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < D; i++) {
+            const float y = (x[i] - center) * rate * weight[i] + shift[i];
+            store(out[i], order == mish_of_norm ? mish(y) : y);
         }
     }
 }
 
-// `sums` [threads, 3, features], zero at first: each thread's share of the gradients of bias, weight and shift.
-template <Order order, typename T>
-void backward_rows(const Layer& layer, const void* product, const void* gradient, const float* mean,
-                   const float* inverse_std, void* product_gradient, float* sums) {
+// `buffer` holds 4 rows; to `of_bias`, `of_weight` and `of_shift` this row's share is added, if `learned`.
+template <Order order, typename T, bool learned>
+void backward_row(const Layer& layer, const Member& member, int64_t row, float* __restrict x, float* __restrict slopes,
+                  float* __restrict g, float* __restrict same, float* __restrict of_bias, float* __restrict of_weight,
+                  float* __restrict of_shift) {
     const int64_t D = layer.features;
-    const float *weight = layer.weight, *shift = layer.shift;
+    const float *weight = member.weight, *shift = member.shift;
+    input<T>(layer, member, row, x);
+    const auto* __restrict above = static_cast<const Output<order, T>*>(member.gradient) + row * D;
+    const float center = member.mean[row], rate = member.inverse_std[row];
+    float first = 0.0f, second = 0.0f, slope;
+#pragma omp simd
+    for (int64_t i = 0; i < D; i++) g[i] = load(above[i]);
+    if (order == simnorm_of_norm) {
+#pragma omp simd
+        for (int64_t i = 0; i < D; i++) slopes[i] = (x[i] - center) * rate * weight[i] + shift[i];
+        (layer.group == 8 ? simnorm<8> : simnorm<0>)(layer, slopes, same);
+        (layer.group == 8 ? simnorm_gradient<8> : simnorm_gradient<0>)(layer, slopes, g, same);
+    }
+#pragma omp simd reduction(+ : first, second) private(slope)
+    for (int64_t i = 0; i < D; i++) {
+        if (order == norm_of_mish) x[i] = mish(x[i], slopes[i]);
+        const float normal = (x[i] - center) * rate;
+        float d = g[i];
+        if (order == mish_of_norm) {
+            mish(normal * weight[i] + shift[i], slope);
+            d *= slope;
+        }
+        if (learned) {
+            of_weight[i] += d * normal;
+            of_shift[i] += d;
+        }
+        d *= weight[i];
+        first += d;
+        second += d * normal;
+        x[i] = normal;
+        g[i] = d;
+    }
+    first /= D;
+    second /= D;
+#pragma omp simd
+    for (int64_t i = 0; i < D; i++) {
+        g[i] = rate * (g[i] - first - x[i] * second);
+        if (order == norm_of_mish) g[i] *= slopes[i];
+    }
+    if (member.kept) dropout(layer, member, row, g);
+    T* __restrict out = static_cast<T*>(member.of_product) + row * D;
+#pragma omp simd
+    for (int64_t i = 0; i < D; i++) {
+        if (learned) of_bias[i] += g[i];
+        store(out[i], g[i]);
+    }
+}
+
+// Zeros, `rows` times at least D, each row from the beginning of a cache line on, which vectors then do not cross.
+class Rows {
+  public:
+    Rows(int64_t rows, int64_t D) : width((D + LINE - 1) / LINE * LINE), numbers(rows * width + LINE) {}
+
+    float* operator[](int64_t row) {
+        const uintptr_t address = reinterpret_cast<uintptr_t>(numbers.data()) / sizeof(float);
+        return numbers.data() + (LINE - address % LINE) % LINE + row * width;
+    }
+
+  private:
+    static constexpr int64_t LINE = 16;
+    int64_t width;
+    std::vector<float> numbers;
+};
+
+template <Order order, typename T>
+void forward_rows(const Layer& layer, const Member* members) {
+    const int64_t D = layer.features;
 #pragma omp parallel num_threads(layer.threads)
     {
-        std::vector<float> buffer(4 * D);
-        float *x = buffer.data(), *slopes = x + D, *g = slopes + D, *same = g + D;
-        float* of_bias = sums + 3 * D * omp_get_thread_num();
-        float *of_weight = of_bias + D, *of_shift = of_weight + D;
+        Rows buffer(2, D);
 #pragma omp for schedule(static)
-        for (int64_t row = 0; row < layer.rows; row++) {
-            input(layer, static_cast<const T*>(product), row, x);
-            const auto* above = static_cast<const Output<order, T>*>(gradient) + row * D;
-#pragma omp simd
-            for (int64_t i = 0; i < D; i++) g[i] = load(above[i]);
-            const float center = mean[row], rate = inverse_std[row];
-            float first = 0.0f, second = 0.0f, slope;
-            if (order == simnorm_of_norm) {
-                for (int64_t i = 0; i < D; i++) slopes[i] = (x[i] - center) * rate * weight[i] + shift[i];
-                (layer.group == 8 ? simnorm<8> : simnorm<0>)(layer, slopes, same);
-                (layer.group == 8 ? simnorm_gradient<8> : simnorm_gradient<0>)(layer, slopes, g, same);
-            }
-#pragma omp simd reduction(+ : first, second) private(slope)
-            for (int64_t i = 0; i < D; i++) {
-                if (order == norm_of_mish) x[i] = mish(x[i], slopes[i]);
-                const float normal = (x[i] - center) * rate;
-                float d = g[i];
-                if (order == mish_of_norm) {
-                    mish(normal * weight[i] + shift[i], slope);
-                    d *= slope;
-                }
-                of_weight[i] += d * normal;
-                of_shift[i] += d;
-                d *= weight[i];
-                first += d;
-                second += d * normal;
-                x[i] = normal;
-                g[i] = d;
-            }
-            first /= D;
-            second /= D;
-#pragma omp simd
-            for (int64_t i = 0; i < D; i++) {
-                g[i] = rate * (g[i] - first - x[i] * second);
-                if (order == norm_of_mish) g[i] *= slopes[i];
-            }
-            if (layer.kept) dropout(layer, row, g);
-            T* out = static_cast<T*>(product_gradient) + row * D;
-#pragma omp simd
-            for (int64_t i = 0; i < D; i++) {
-                of_bias[i] += g[i];
-                store(out[i], g[i]);
-            }
+        for (int64_t i = 0; i < layer.members * layer.rows; i++)
+            forward_row<order, T>(layer, members[i / layer.rows], i % layer.rows, buffer[0], buffer[1]);
+    }
+}
+
+template <Order order, typename T, bool learned>
+void backward_rows(const Layer& layer, const Member* members) {
+    const int64_t D = layer.features, parts = learned ? 3 * layer.members : 0;
+    Rows shares(layer.threads * parts, D);  // each thread's of the parameters' gradients
+#pragma omp parallel num_threads(layer.threads)
+    {
+        Rows buffer(4, D);
+        const int64_t own = parts * omp_get_thread_num();
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < layer.members * layer.rows; i++) {
+            const int64_t part = learned ? own + 3 * (i / layer.rows) : 0;
+            backward_row<order, T, learned>(layer, members[i / layer.rows], i % layer.rows, buffer[0], buffer[1],
+                                            buffer[2], buffer[3], shares[part], shares[part + 1], shares[part + 2]);
+        }
+#pragma omp for schedule(static)
+        for (int64_t part = 0; part < parts; part++) {
+            const Member& member = members[part / 3];
+            float* total = (float*[]){member.of_bias, member.of_weight, member.of_shift}[part % 3];
+            for (int thread = 0; thread < layer.threads; thread++)
+                for (int64_t i = 0; i < D; i++) total[i] += shares[thread * parts + part][i];
         }
     }
+}
+
+template <typename T>
+void forward_of(const Layer& layer, const Member* members, Order order) {
+    if (order == mish_of_norm) forward_rows<mish_of_norm, T>(layer, members);
+    if (order == norm_of_mish) forward_rows<norm_of_mish, T>(layer, members);
+    if (order == simnorm_of_norm) forward_rows<simnorm_of_norm, T>(layer, members);
+}
+
+template <typename T, bool learned>
+void backward_of(const Layer& layer, const Member* members, Order order) {
+    if (order == mish_of_norm) backward_rows<mish_of_norm, T, learned>(layer, members);
+    if (order == norm_of_mish) backward_rows<norm_of_mish, T, learned>(layer, members);
+    if (order == simnorm_of_norm) backward_rows<simnorm_of_norm, T, learned>(layer, members);
 }
 
 }  // namespace
@@ -252,21 +327,15 @@ void backward_rows(const Layer& layer, const void* product, const void* gradient
 extern "C" {
 
 // `low`: rows are of bfloat16 numbers, else of floats.
-void forward(const Layer* layer, Order order, bool low, const void* product, void* output, float* mean,
-             float* inverse_std) {
-    const auto run = [&](auto run) { run(*layer, product, output, mean, inverse_std); };
-    if (order == mish_of_norm) run(low ? forward_rows<mish_of_norm, bfloat16> : forward_rows<mish_of_norm, float>);
-    if (order == norm_of_mish) run(low ? forward_rows<norm_of_mish, bfloat16> : forward_rows<norm_of_mish, float>);
-    if (order == simnorm_of_norm)
-        run(low ? forward_rows<simnorm_of_norm, bfloat16> : forward_rows<simnorm_of_norm, float>);
+void forward(const Layer* layer, const Member* members, Order order, bool low) {
+    (low ? forward_of<bfloat16> : forward_of<float>)(*layer, members, order);
 }
 
-void backward(const Layer* layer, Order order, bool low, const void* product, const void* gradient,
-              const float* mean, const float* inverse_std, void* product_gradient, float* sums) {
-    const auto run = [&](auto run) { run(*layer, product, gradient, mean, inverse_std, product_gradient, sums); };
-    if (order == mish_of_norm) run(low ? backward_rows<mish_of_norm, bfloat16> : backward_rows<mish_of_norm, float>);
-    if (order == norm_of_mish) run(low ? backward_rows<norm_of_mish, bfloat16> : backward_rows<norm_of_mish, float>);
-    if (order == simnorm_of_norm)
-        run(low ? backward_rows<simnorm_of_norm, bfloat16> : backward_rows<simnorm_of_norm, float>);
+// The parameters' gradients are computed if the members have a place for them.
+void backward(const Layer* layer, const Member* members, Order order, bool low) {
+    if (members->of_bias)
+        (low ? backward_of<bfloat16, true> : backward_of<float, true>)(*layer, members, order);
+    else
+        (low ? backward_of<bfloat16, false> : backward_of<float, false>)(*layer, members, order);
 }
 }

@@ -25,6 +25,8 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
 WIDE = ["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
 ORDERS = MISH_OF_NORM, NORM_OF_MISH, SIMNORM_OF_NORM = "Mish(LayerNorm)", "LayerNorm(Mish)", "SimNorm(LayerNorm)"
 
 _wanted = False
@@ -61,10 +63,21 @@ class _Layer(ctypes.Structure):
     """`Layer` of fused.cpp."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("rows", "features")),
-        *((name, ctypes.c_void_p) for name in ("bias", "weight", "shift", "kept")),
+        *((name, ctypes.c_int64) for name in ("members", "rows", "features")),
         *((name, ctypes.c_float) for name in ("scale", "epsilon")),
         *((name, ctypes.c_int) for name in ("group", "threads")),
+    )
+
+
+class _Member(ctypes.Structure):
+    """`Member` of fused.cpp."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in (
+            *("product", "output", "kept", "mean", "inverse_std", "bias", "weight", "shift"),
+            *("gradient", "of_product", "of_bias", "of_weight", "of_shift"),
+        )
     )
 
 
@@ -80,9 +93,18 @@ def _library() -> ctypes.CDLL:
         if done.returncode:
             raise UserError(f"{compiler} cannot compile {SOURCE.name}; set compile: false. It says: {done.stderr}")
         library = ctypes.CDLL(str(target))
-    for function, pointers in ((library.forward, 4), (library.backward, 6)):
-        function.argtypes = [ctypes.POINTER(_Layer), ctypes.c_int, ctypes.c_bool, *[ctypes.c_void_p] * pointers]
+    _keep_freed_memory()
+    for function in (library.forward, library.backward):
+        function.argtypes = [ctypes.POINTER(_Layer), ctypes.POINTER(_Member), ctypes.c_int, ctypes.c_bool]
     return library
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc hand the memory of one update to the next, which costs nothing, instead of back to the system, which
+    clears every page anew."""
+    if platform.libc_ver()[0] == "glibc":
+        for option, size in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**30)):
+            ctypes.CDLL(None).mallopt(option, size)
 
 
 def kept(shape: tuple[int, int], dropout: float) -> Tensor:
@@ -102,63 +124,71 @@ def kept(shape: tuple[int, int], dropout: float) -> Tensor:
 class _FusedLayer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        order, members, dropout, epsilon, group, *xs = rest
+        order, which, dropout, epsilon, group, *xs = rest
         low = torch.is_autocast_enabled("cpu")  # products in bfloat16
-        ctx.order, ctx.members = (ORDERS.index(order), low), members
-        ctx.parameters, ctx.kinds = (weight, bias, scale, shift), [x.dtype for x in xs]
+        ctx.order, ctx.which, ctx.kinds = (ORDERS.index(order), low), which, [x.dtype for x in xs]
         xs = [x.to(torch.bfloat16) if low else x for x in xs]
-        weights = [_in_low_precision(weight, k) if low else weight[k] for k in members]
-        ctx.layers, outputs, saved = [], [], []
-        for i, k in enumerate(members):
-            x = xs[i % len(xs)]
-            product = x @ weights[i]
-            mask = kept(tuple(product.shape), dropout) if dropout else None
-            parts = *(part[k].data_ptr() for part in (bias, scale, shift)), None if mask is None else mask.data_ptr()
-            layer = _Layer(*product.shape, *parts, 1.0 / (1.0 - dropout), epsilon, group, torch.get_num_threads())
-            output = torch.empty_like(product, dtype=torch.float32 if order == SIMNORM_OF_NORM else None)
-            moments = torch.empty(2, len(product))
-            _library().forward(layer, *ctx.order, *_pointers(product, output, *moments))
-            ctx.layers.append(layer)
-            outputs.append(output)
-            saved += [product, moments, mask]
-        ctx.save_for_backward(*weights, *xs, *saved)
+        weights = [_in_low_precision(weight, k) if low else _matrix(weight, k) for k in which]
+        products = [xs[i % len(xs)] @ matrix for i, matrix in enumerate(weights)]
+        (rows, features), kind = products[0].shape, torch.float32 if order == SIMNORM_OF_NORM else products[0].dtype
+        outputs = [torch.empty(rows, features, dtype=kind) for _ in which]
+        moments = torch.empty(2, len(which), rows)
+        mask = kept((len(which) * rows, features), dropout) if dropout else None
+        ctx.layer = _Layer(len(which), rows, features, 1.0 / (1.0 - dropout), epsilon, group, torch.get_num_threads())
+        ctx.members = (_Member * len(which))()
+        for i, (k, member) in enumerate(zip(which, ctx.members, strict=True)):
+            member.product, member.output = products[i].data_ptr(), outputs[i].data_ptr()
+            member.mean, member.inverse_std = _row(moments[0], i), _row(moments[1], i)
+            member.bias, member.weight, member.shift = _row(bias, k), _row(scale, k), _row(shift, k)
+            member.kept = None if mask is None else mask.data_ptr() + i * rows * features
+        _library().forward(ctx.layer, ctx.members, *ctx.order)
+        ctx.parameters, ctx.buffers = (weight, bias, scale, shift), (moments, mask)
+        ctx.save_for_backward(*weights, *products, *xs)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        members, inputs = len(ctx.members), len(ctx.kinds)
-        saved = ctx.saved_tensors
-        weights, xs, saved = saved[:members], saved[members : members + inputs], saved[members + inputs :]
-        weight, *rest = ctx.parameters
-        fresh = torch.empty_like if members == len(weight) else torch.zeros_like
-        of_weight = fresh(weight, dtype=weights[0].dtype) if ctx.needs_input_grad[0] else None
-        of_rest = [torch.zeros_like(part) for part in rest]
-        of_xs: list[Tensor | None] = [None] * inputs
-        for i, (k, layer, gradient) in enumerate(zip(ctx.members, ctx.layers, gradients, strict=True)):
-            product, moments, _ = saved[3 * i : 3 * i + 3]
-            gradient = gradient.contiguous()
-            of_product, sums = torch.empty_like(product), torch.zeros(layer.threads, 3, layer.features)
-            _library().backward(layer, *ctx.order, *_pointers(product, gradient, *moments, of_product, sums))
-            for total, part in zip(of_rest, sums.sum(0), strict=True):
-                total[k] += part
+        count, saved = len(ctx.which), ctx.saved_tensors
+        weights, products, xs = saved[:count], saved[count : 2 * count], saved[2 * count :]
+        weight, bias, *_ = ctx.parameters
+        gradients = [gradient.contiguous() for gradient in gradients]
+        of_products = [torch.empty_like(product) for product in products]
+        of_weight, of_rest = None, [None] * 3
+        if any(ctx.needs_input_grad[:4]):
+            whole = weight.dim() == 2 or count == len(weight)
+            of_weight = (torch.empty_like if whole else torch.zeros_like)(weight, dtype=xs[0].dtype)
+            of_rest = torch.zeros(3, *bias.shape).unbind()
+        for i, (k, member) in enumerate(zip(ctx.which, ctx.members, strict=True)):
+            member.gradient, member.of_product = gradients[i].data_ptr(), of_products[i].data_ptr()
             if of_weight is not None:
-                torch.mm(xs[i % inputs].t(), of_product, out=of_weight[k])
-            if ctx.needs_input_grad[9 + i % inputs]:
-                of_x = of_product @ weights[i].t()
-                of_xs[i % inputs] = of_x.to(ctx.kinds[i % inputs]) if i < inputs else of_xs[0].add_(of_x)
+                member.of_bias, member.of_weight, member.of_shift = (_row(part, k) for part in of_rest)
+        _library().backward(ctx.layer, ctx.members, *ctx.order)
+        of_xs: list[Tensor | None] = [None] * len(xs)
+        for i, k in enumerate(ctx.which):
+            if of_weight is not None:
+                torch.mm(xs[i % len(xs)].t(), of_products[i], out=_matrix(of_weight, k))
+            if ctx.needs_input_grad[9 + i % len(xs)]:
+                of_x = of_products[i] @ weights[i].t()
+                of_xs[i % len(xs)] = of_x.to(ctx.kinds[i % len(xs)]) if i < len(xs) else of_xs[0].add_(of_x)
         return None if of_weight is None else of_weight.float(), *of_rest, *[None] * 5, *of_xs
+
+
+def _matrix(weight: Tensor, k: int) -> Tensor:
+    """W_k [in, out]."""
+    return weight.t() if weight.dim() == 2 else weight[k]
+
+
+def _row(numbers: Tensor, k: int) -> int:
+    """Where the k-th row of float32 numbers begins, [K, ..., D]; or the only one, [D]."""
+    return numbers.data_ptr() + 4 * k * numbers.shape[-1]
 
 
 def _in_low_precision(weight: Tensor, k: int) -> Tensor:
     """W_k, cast once for as long as the weights stay as they are."""
-    key = weight.data_ptr(), weight._version, k, *weight.stride()
+    key = weight.data_ptr(), weight._version, k
     if key not in _cast:
-        _cast[key] = weight[k].to(torch.bfloat16), weight  # which is held, so that its address stays its own
+        _cast[key] = _matrix(weight, k).to(torch.bfloat16), weight  # which is held, so that its address stays its own
     return _cast[key][0]
-
-
-def _pointers(*tensors: Tensor) -> list[int]:
-    return [tensor.data_ptr() for tensor in tensors]
 
 
 def fused_layer(
@@ -177,8 +207,9 @@ def fused_layer(
 
     Args:
         xs: of each member [N, in], or one for all.
-        weight, bias: of all K members, [K, in, out] and [K, ..., out]; all parameters are of float32 numbers.
-        scale, shift: LayerNorm's, [K, ..., out].
+        weight: of all K members, [K, in, out], or of one network as torch.nn.Linear has it, [out, in].
+        bias: [K, ..., out], or [out]; all parameters are of float32 numbers.
+        scale, shift: LayerNorm's, likewise.
         order: which of the three, of `ORDERS`.
         members: which of the K.
         dropout: probability.

@@ -149,9 +149,9 @@ class NormedLinear(nn.Module):
 
 def _fused(x: Tensor, linear: nn.Linear, norm: nn.LayerNorm, order: str, group: int = 0) -> Tensor:
     """`fused_layer` of one network: [..., in] → [..., out]."""
-    parts = (part.unsqueeze(0) for part in (linear.weight.t(), linear.bias, norm.weight, norm.bias))
+    parts = linear.weight, linear.bias, norm.weight, norm.bias
     (y,) = fused_layer([x.flatten(0, -2)], *parts, order, epsilon=norm.eps, group=group)
-    return y.view(*x.shape[:-1], -1)
+    return y if x.dim() == 2 else y.view(*x.shape[:-1], -1)
 
 
 class MishNormMLP(nn.Sequential):

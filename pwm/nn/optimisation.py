@@ -43,7 +43,9 @@ def apply_gradients(
     parameters = list(parameters)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.contiguous()  # compiled networks return some with padded rows, which Adam refuses
-    norm = nn.utils.clip_grad_norm_(parameters, limit)
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    if norm.is_cuda or not norm <= limit:  # on a GPU asking would wait for it
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     optimiser.step()
     return norm
 
