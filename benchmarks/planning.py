@@ -13,16 +13,7 @@ import torch
 from baselines.tdmpc2 import Planning
 from benchmarks.plain import PlainPlanner
 from benchmarks.timing import ROUNDS, table
-from benchmarks.updates import (
-    ACTION_DIMS,
-    HEADER,
-    OBSERVATION_DIM,
-    compare,
-    conditions,
-    model_updates,
-    product_rates,
-    versions,
-)
+from benchmarks.updates import ACTION_DIMS, HEADER, OBSERVATION_DIM, compare, conditions, model_updates, versions
 from pwm.config import WorldModelConfig
 from pwm.nn.world_model import WorldModel
 from pwm.planning import Planner
@@ -50,14 +41,15 @@ def plans(environments: int, device: torch.device, **sizes: int) -> dict[str, Ca
 
 def report(device: torch.device, rounds: int = ROUNDS) -> str:
     """The table, in Markdown."""
-    rows, peak = [], product_rates(device)
+    rows, peaks = [], []
     for title, make in (
         ("a decision, 1 environment", lambda: plans(1, device)),
         ("a decision, 10 environments", lambda: plans(10, device)),
         ("an update, B 256, H 3", lambda: model_updates("5", "single", 256, device, HORIZON)),
     ):
-        rows += compare(title, make(), peak, device, rounds)
-    return f"{conditions(peak, device, rounds)}\n\n{table(HEADER, rows)}"
+        more, peak = compare(title, make(), device, rounds)
+        rows, peaks = rows + more, [*peaks, peak]
+    return f"{conditions(peaks, device, rounds)}\n\n{table(HEADER, rows)}"
 
 
 if __name__ == "__main__":

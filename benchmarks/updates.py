@@ -1,8 +1,8 @@
 """PWM's policy and world-model updates against the plain versions: python -m benchmarks.updates
 
 It needs no package but torch. FLOPs are those of matrix products, counted while an update of ours runs; their rate is
-set against that of one large product of the same precision. On a GPU also the updates of the large world models, which
-the paper has for many tasks, and time and memory by size.
+set against that of one large product of the same precision, measured in turns with the updates. On a GPU also the
+updates of the large world models, which the paper has for many tasks, and time and memory by size.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from pwm.nn.cuda_graph import CudaGraph
 from pwm.nn.fused import fused_layers
 from pwm.nn.world_model import WorldModel
 
+SECONDS = 1.0  # of one measurement: after another's turn the first updates find the caches cold
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices that the machine's rate is measured with
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 VERSIONS: dict[str, dict[str, Any]] = {
@@ -67,20 +68,19 @@ def seconds(rivals: dict[str, Callable[[], object]], device: torch.device, round
     for work in rivals.values() if device.type == "cuda" else ():
         for _ in range(CudaGraph.WARM_UP):
             work()
-    found = rates({name: waited_for(work) for name, work in rivals.items()}, rounds=rounds)
+    found = rates({name: waited_for(work) for name, work in rivals.items()}, SECONDS, rounds)
     return {name: 1.0 / rate for name, rate in found.items()}
 
 
-def product_rates(device: torch.device) -> dict[str, float]:
-    """FLOP/s of one large matrix product, by precision."""
+def large_products(device: torch.device) -> dict[str, Callable[[], object]]:
+    """The matrix product that the machine's rate is measured with, by precision."""
     size = PRODUCT[device.type]
 
     def product(dtype: torch.dtype) -> Callable[[], object]:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         return lambda: a @ b
 
-    took = seconds({name: product(dtype) for name, dtype in PRECISIONS.items()}, device, rounds=9)
-    return {name: 2 * size**3 / time for name, time in took.items()}
+    return {f"product, {name}": product(dtype) for name, dtype in PRECISIONS.items()}
 
 
 class ProductCounter(TorchDispatchMode):
@@ -166,24 +166,33 @@ HEADER = ["update", "version", "ms", "ratio to plain", "GFLOP/s", "of the produc
 
 
 def compare(
-    title: str, rivals: dict[str, Callable[[], object]], peak: dict[str, float], device: torch.device, rounds: int
-) -> list[list[str]]:
-    """A row of the table for every version of some work, `plain` and `float32` among them; `peak` by precision."""
+    title: str, rivals: dict[str, Callable[[], object]], device: torch.device, rounds: int
+) -> tuple[list[list[str]], dict[str, float]]:
+    """A row of the table for every version of some work, `plain` and `float32` among them.
+
+    Returns:
+        The rows, and the FLOP/s of one large product, by precision.
+    """
     work, rows = flops(rivals["float32"]), []
-    took = seconds(rivals, device, rounds)
-    for name, time_taken in took.items():
+    took = seconds({**rivals, **large_products(device)}, device, rounds)
+    peak = {name: 2 * PRODUCT[device.type] ** 3 / took[f"product, {name}"] for name in PRECISIONS}
+    for name in rivals:
         precision = VERSIONS.get(name, {}).get("precision", "float32")
-        share = f"{work / time_taken / peak[precision]:.0%}"
-        ratio = f"{took['plain'] / time_taken:.2f}"
-        rows.append([title, name, f"{1000 * time_taken:,.1f}", ratio, f"{work / time_taken / 1e9:,.0f}", share])
+        share = f"{work / took[name] / peak[precision]:.0%}"
+        ratio = f"{took['plain'] / took[name]:.2f}"
+        rows.append([title, name, f"{1000 * took[name]:,.1f}", ratio, f"{work / took[name] / 1e9:,.0f}", share])
         print(" · ".join(rows[-1]), flush=True)
-    return rows
+    return rows, peak
 
 
-def conditions(peak: dict[str, float], device: torch.device, rounds: int) -> str:
+def conditions(peaks: list[dict[str, float]], device: torch.device, rounds: int) -> str:
     """What a table's numbers depend on, in one line."""
-    rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in peak.items())
-    return f"Medians of {rounds}; {device}, threads: {torch.get_num_threads()}; one large product: {rates}."
+    spans = []
+    for name in PRECISIONS:
+        rates = [f"{peak[name] / 1e9:,.0f}" for peak in sorted(peaks, key=lambda peak: peak[name])]
+        spans.append(f"{name} {rates[0]} to {rates[-1]} GFLOP/s")
+    threads = torch.get_num_threads()
+    return f"Medians of {rounds}; {device}, threads: {threads}; one large product, in turns: {', '.join(spans)}."
 
 
 def report(device: torch.device, rounds: int = ROUNDS) -> str:
@@ -199,11 +208,12 @@ def report(device: torch.device, rounds: int = ROUNDS) -> str:
             "policy, 48M multi-task, B 512": lambda: policy_updates("48", "multi", 512, device),
             "world model, 48M multi-task, B 1024": lambda: model_updates("48", "multi", 1024, device),
         }
-    rows, peak = [], product_rates(device)
+    rows, peaks = [], []
     for title, make in works.items():
-        rows += compare(title, make(), peak, device, rounds)
+        more, peak = compare(title, make(), device, rounds)
+        rows, peaks = rows + more, [*peaks, peak]
         free(device)
-    tables = [conditions(peak, device, rounds), table(HEADER, rows)]
+    tables = [conditions(peaks, device, rounds), table(HEADER, rows)]
     return "\n\n".join(tables + ([by_size(device, rounds)] if device.type == "cuda" else []))
 
 
