@@ -1,6 +1,9 @@
 """Fused layers against the same equations in float64, and whole losses with them against those without."""
 
+import platform
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -83,31 +86,70 @@ def test_value_and_gradients(rows, groups, group, dropout, order, threads, seed)
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5 * max(1.0, scale) * max(1.0, rows**0.5))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("members", [(0, 1, 2), (2, 0)])
-def test_ensembles(members, shared):
+def test_ensembles(members, shared, dropout):
     """Products, with inputs of their own or one for all members, of all of them or of some."""
     torch.manual_seed(0)
     rows, inputs, features = 50, 20, 30
     xs = [torch.randn(rows, inputs) for _ in range(1 if shared else len(members))]
     parts = [torch.randn(3, inputs, features), *(torch.randn(3, 1, features) for _ in range(3))]
     above = torch.randn(len(members), rows, features)
+    state = torch.get_rng_state()
+    masks = torch.ones(len(members), rows, features).double()
+    if dropout:
+        masks = kept((len(members) * rows, features), dropout).double().view_as(masks)
+    torch.set_rng_state(state)
 
     def plainly(weight, bias, scale, shift, *xs):
-        inputs = xs * len(members) if shared else xs
+        options = 1.0 / (1.0 - dropout), NORM_OF_MISH
+        layers = zip(members, xs * len(members) if shared else xs, masks, strict=True)
         return torch.stack(
-            [
-                exact(x @ weight[k], bias[k, 0], scale[k, 0], shift[k, 0], 1.0, 1.0, NORM_OF_MISH)
-                for k, x in zip(members, inputs, strict=True)
-            ]
+            [exact(x @ weight[k], bias[k, 0], scale[k, 0], shift[k, 0], mask, *options) for k, x, mask in layers]
         )
 
     def ours(weight, bias, scale, shift, *xs):
-        return torch.stack(fused_layer(xs, weight, bias, scale, shift, NORM_OF_MISH, members))
+        return torch.stack(fused_layer(xs, weight, bias, scale, shift, NORM_OF_MISH, members, dropout))
 
     found = value_and_gradients(ours, (*parts, *xs), above)
     for a, b in zip(found, value_and_gradients(plainly, [part.double() for part in (*parts, *xs)], above), strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=2e-5 * b.abs().max().item())
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_gradient_through_frozen_layers(order):
+    torch.manual_seed(0)
+    linear, parts = torch.nn.Linear(12, 32), random_layer(20, 32)[1:]
+    x, above = torch.randn(20, 12), torch.randn(20, 32)
+
+    def gradient(frozen):
+        linear.requires_grad_(not frozen)
+        leaf = x.clone().requires_grad_()
+        (y,) = fused_layer([leaf], linear.weight, *parts, order, group=GROUP)
+        return torch.autograd.grad(y, leaf, above.to(y.dtype))[0]
+
+    assert torch.equal(gradient(True), gradient(False))
+
+
+def test_freed_memory_is_kept():
+    """Once the kernels are loaded: what an update has freed a later one takes without page faults."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("of glibc")
+    script = """
+import resource, torch
+from pwm.nn.fused import fused_layers
+def update():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    activations = [torch.ones(2**24) for _ in range(3)]  # of 16,384 pages each
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+for wanted in (False, True):
+    with fused_layers(wanted):
+        print(min(update() for _ in range(12)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    without, with_it = map(int, done.stdout.split())
+    assert with_it < 0.01 * without
 
 
 def test_weights_that_changed_are_cast_again():
