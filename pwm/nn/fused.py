@@ -83,7 +83,7 @@ class _Member(ctypes.Structure):
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """fused.cpp, compiled by each process for the processor that it runs on; it takes a second and leaves no file."""
+    """fused.cpp, compiled by each process for the processor it runs on, which takes two seconds and leaves no file."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))), None)
     if compiler is None:
         raise UserError("compile: true needs a C++ compiler on a CPU; install g++ or set compile: false")
