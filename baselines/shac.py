@@ -200,6 +200,8 @@ class Learner:
 
 def train(run: "Run") -> None:
     """Train for a number of epochs; `updates` counts them."""
+    import torch
+
     from pwm.envs.differentiable import make_differentiable
     from pwm.evaluate import curve_point, curve_updates, episode_seed
 
@@ -210,7 +212,8 @@ def train(run: "Run") -> None:
     learner = Learner(env, settings, run.device)
 
     def point(**metrics: Any) -> None:
-        policy = _policy(learner.tensors(), settings, run.config.task)
+        with torch.random.fork_rng(devices=[]):  # a new network draws its first weights
+            policy = _policy(learner.tensors(), settings, run.config.task)
         curve_point(run, policy, learner.env_steps, learner.updates, **metrics)
 
     if state := run.load_state():

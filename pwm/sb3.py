@@ -164,7 +164,9 @@ def train_baseline(
         due = min(done, steps) * points // steps
         if due > progress["points"]:
             progress["points"] = due
-            curve_point(run, make_policy(export()), done, learner._n_updates)
+            with torch.random.fork_rng(devices=[]):  # a new network draws its first weights
+                policy = make_policy(export())
+            curve_point(run, policy, done, learner._n_updates)
 
     learn(learner, env, run, steps, evaluate_when_due, progress)
     run.finish(Path("policy"), export(), task=run.config.task)

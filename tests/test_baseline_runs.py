@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from interrupted import killed_and_resumed, same_files, unbroken
+from interrupted import killed_and_resumed, same_files, same_weights, unbroken
 
 from pwm import algorithms
 from pwm.config import EvaluationConfig, RunConfig
@@ -157,6 +157,14 @@ def test_the_seed_decides_a_run_even_if_it_is_killed(short: Short) -> None:
     same_files(short.folder, again, "policy")
     first, second = ((folder / "policy/model.safetensors").read_bytes() for folder in (short.folder, again))
     assert first == second
+
+
+def test_evaluations_on_the_way_leave_training_as_it_is(short: Short) -> None:
+    fewer = EvaluationConfig(curve_points=1, curve_episodes=1)
+    run = Metered(short.root / "fewer", short.config.model_copy(update={"evaluation": fewer}))
+    short.train(run)
+    assert len(run.rows) < 3
+    same_weights(short.folder, run.out, "policy")
 
 
 def test_another_seed_is_another_run(short: Short, other_seed: Metered) -> None:

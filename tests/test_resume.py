@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from interrupted import Killed, MortalRun, killed_and_resumed, same_files, unbroken
+from interrupted import Killed, MortalRun, killed_and_resumed, same_files, same_weights, unbroken
 from safetensors.torch import load_file
 from support import TINY, TINY_POLICY, model_config, refusal, run_config, write_episodes
 
 from pwm import collect as collection
 from pwm.agent import PolicyTrainer
 from pwm.collect import collect
-from pwm.config import CollectConfig, DataConfig, ExtractConfig, validate
+from pwm.config import CollectConfig, DataConfig, EvaluationConfig, ExtractConfig, validate
 from pwm.data.episodes import FILES, Episodes
 from pwm.extract import extract, make_trainer
 from pwm.model_learning import ModelTrainer
@@ -26,6 +26,7 @@ from pwm.pretrain import build_model, load_model, pretrain
 from pwm.runs import Run, load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
+FEWER = EvaluationConfig(curve_points=1, curve_episodes=1)  # than `run_config` has; training is to be the same
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,8 @@ def test_extraction(tmp_path, data, finetune):
     unbroken(tmp_path / "a", config, work)
     killed_and_resumed(tmp_path / "b", config, work, kills=[4, 3])
     same_files(tmp_path / "a", tmp_path / "b", "policy")
+    unbroken(tmp_path / "c", config.model_copy(update={"evaluation": FEWER}), work)
+    same_weights(tmp_path / "a", tmp_path / "c", "policy")
     rows = pd.read_csv(tmp_path / "a" / "metrics.csv")
     assert rows["updates"].tolist() == [0, 6, 12] and (rows["env_steps"] == 0).all()
     encoder = load_file(tmp_path / "a" / "policy" / "model.safetensors")["model.encoder.0.linear.weight"]
@@ -101,6 +104,8 @@ def test_online_training(tmp_path, data, bins, reencode):
     unbroken(tmp_path / "a", config, work)
     killed_and_resumed(tmp_path / "b", config, work, kills=[5, 3])  # after the ring of 10 steps has wrapped, too
     same_files(tmp_path / "a", tmp_path / "b", "policy")
+    unbroken(tmp_path / "c", config.model_copy(update={"evaluation": FEWER}), work)
+    same_weights(tmp_path / "a", tmp_path / "c", "policy")
     assert pd.read_csv(tmp_path / "a" / "metrics.csv")["env_steps"].tolist() == [0, 6 * 4 * 3, 12 * 4 * 3]
 
 
