@@ -1,4 +1,4 @@
-"""Known vulnerabilities of the locked packages: python -m workflows.audit --database FOLDER --into docs/licences.md
+"""Known vulnerabilities of the locked packages: python -m workflows.vulnerabilities --database FOLDER
 
 The folder is a copy of https://github.com/pypa/advisory-database, so that no service on the network is asked. The exit
 code is 1 if a locked version is affected.
@@ -80,16 +80,16 @@ def audit(database: Path, versions: Mapping[str, Version]) -> tuple[list[tuple[s
 @exit_on_user_error
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m workflows.audit", description=__doc__.partition(":")[0])
+    parser = argparse.ArgumentParser(prog="python -m workflows.vulnerabilities", description=__doc__.partition(":")[0])
     parser.add_argument("--database", type=Path, required=True, help="a copy of github.com/pypa/advisory-database")
-    parser.add_argument("--into", type=Path, help="also put what is found into this page, between its marks audit")
+    parser.add_argument("--into", type=Path, help="also put what is found into this page, between marks of this name")
     args = parser.parse_args()
     rows, text = audit(args.database, locked(LOCK))
     if rows:
         text += f"\n\n{numbers_table(COLUMNS, rows)}"
     print(text)
     if args.into:
-        args.into.write_text(fill(args.into.read_text(encoding="utf-8"), "audit", text), encoding="utf-8")
+        args.into.write_text(fill(args.into.read_text(encoding="utf-8"), "vulnerabilities", text), encoding="utf-8")
     sys.exit(1 if rows else 0)
 
 

@@ -10,7 +10,7 @@ from packaging.version import Version
 from project_copy import ROOT
 from support import refusal
 
-from workflows import audit
+from workflows import vulnerabilities
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from workflows import audit
     ],
 )
 def test_ranges(events, inside, outside):
-    assert [version for version in inside + outside if audit.in_range(Version(version), events)] == inside
+    assert [version for version in inside + outside if vulnerabilities.in_range(Version(version), events)] == inside
 
 
 def affected(name: str, *events: dict[str, str], kind: str = "ECOSYSTEM", versions: tuple[str, ...] = ()) -> dict:
@@ -62,7 +62,7 @@ def database(tmp_path: Path) -> Path:
 
 
 def test_what_is_affected(database):
-    rows, told = audit.audit(database, VERSIONS)
+    rows, told = vulnerabilities.audit(database, VERSIONS)
     assert {row[0] for row in rows} == {name for name, (_, _, found) in ADVISORIES.items() if found}
     assert ("later", "numpy", "2.3.5", "99") in rows and ("open", "pyyaml", "6.0.3", "none") in rows
     assert told == (
@@ -71,28 +71,28 @@ def test_what_is_affected(database):
 
 
 def test_what_cannot_be_read_is_named(database, tmp_path):
-    refusal(lambda: audit.audit(tmp_path / "vulns", VERSIONS), "vulns", "advisory-database")
+    refusal(lambda: vulnerabilities.audit(tmp_path / "vulns", VERSIONS), "vulns", "advisory-database")
     file = database / "vulns" / "torch" / "odd.yaml"
     file.parent.mkdir()
     for advisory in ({}, {"affected": [affected("torch", {"introduced": "one"})]}, {"affected": [1]}, {"affected": 1}):
         file.write_text(yaml.safe_dump({"id": "odd"} | advisory))
-        refusal(lambda: audit.audit(database, VERSIONS), "odd.yaml", "not an advisory")
+        refusal(lambda: vulnerabilities.audit(database, VERSIONS), "odd.yaml", "not an advisory")
 
 
 def test_the_command(database, tmp_path):
     """By the real lock: the page is filled, and code 1 says that something is affected."""
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- audit -->\nold\n<!-- end -->\n")
-    command = [sys.executable, "-m", "workflows.audit", "--database", str(database), "--into", str(page)]
+    page.write_text("before\n<!-- vulnerabilities -->\nold\n<!-- end -->\n")
+    command = [sys.executable, "-m", "workflows.vulnerabilities", "--database", str(database), "--into", str(page)]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 1 and "| open | pyyaml | " in found.stdout, found.stderr
-    assert page.read_text() == f"before\n<!-- audit -->\n\n{found.stdout.strip()}\n\n<!-- end -->\n"
+    assert page.read_text() == f"before\n<!-- vulnerabilities -->\n\n{found.stdout.strip()}\n\n<!-- end -->\n"
     for name in ("open", "later", "listed"):
         next((database / "vulns").rglob(f"{name}.yaml")).unlink()
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
 
 
 def test_the_page_is_of_this_lock():
-    count = len(audit.locked(ROOT / "requirements.lock"))
+    count = len(vulnerabilities.locked(ROOT / "requirements.lock"))
     page = (ROOT / "docs/licences.md").read_text()
     assert f"of the {count} locked packages, 0 on a version that is locked" in page
