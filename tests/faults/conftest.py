@@ -52,9 +52,9 @@ def faults(pytestconfig: pytest.Config) -> Callable[[str], AbstractContextManage
     return open_tally
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     page = session.config.getoption("reliability", None)
-    if page is not None:
+    if page is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):  # it came to its end
         text = page.read_text(encoding="utf-8")
         whole = [Path(arg).resolve() for arg in session.config.args] == [FOLDER]
         rows = table(session.config.stash.get(TALLIES, {}), "" if whole else text)
