@@ -2,10 +2,12 @@
 
 import errno
 import functools
+import math
+import os
 import sys
 from collections.abc import Callable
 
-from pwm.watchdog import watched
+from pwm.watchdog import HANGING, watched
 
 
 class UserError(Exception):
@@ -25,7 +27,7 @@ def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
     @functools.wraps(main)
     def wrapped() -> None:
         try:
-            with watched():
+            with watched(_patience()):
                 main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -41,6 +43,18 @@ def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(1)
 
     return wrapped
+
+
+def _patience() -> float:
+    """Seconds without work after which a command is taken to hang: `PWM_HANGING` of the environment, or `HANGING`."""
+    given = os.environ.get("PWM_HANGING", str(HANGING))
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise UserError(f"PWM_HANGING is {given!r} in the environment; give a number of seconds above 0, or unset it")
+    return seconds
 
 
 def _shortage(error: BaseException) -> str | None:

@@ -14,28 +14,28 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
-def watched() -> Iterator[None]:
-    """End this process, with one line and exit code 1, where the thread that is inside does nothing for `HANGING`.
+def watched(limit: float = HANGING) -> Iterator[None]:
+    """End this process, with one line and exit code 1, where the thread inside does nothing for `limit` seconds.
 
     Nothing is meant: it waits, without a moment of processor time, for a lock, a file or another process that does not
     answer. One that loops for ever is not noticed.
     """
     done = threading.Event()
-    threading.Thread(target=_watch, args=(threading.get_ident(), done), daemon=True).start()
+    threading.Thread(target=_watch, args=(threading.get_ident(), done, limit), daemon=True).start()
     try:
         yield
     finally:
         done.set()
 
 
-def _watch(thread: int, done: threading.Event) -> None:
-    clock = time.pthread_getcpuclockid(thread)
+def _watch(thread: int, done: threading.Event, limit: float) -> None:
+    clock, every = time.pthread_getcpuclockid(thread), min(LOOK_EVERY, limit / 10)
     used, looks = -1.0, 0
-    while not done.wait(LOOK_EVERY):  # looks are counted: the time that the process itself was stopped does not matter
+    while not done.wait(every):  # looks are counted: the time that the process itself was stopped does not matter
         before, used = used, time.clock_gettime(clock)
         looks = looks + 1 if used == before else 0
-        if looks * LOOK_EVERY >= HANGING:
-            print(f"error: no work for {HANGING} s, {_place(thread)}; start this again to go on", file=sys.stderr)
+        if looks * every >= limit:
+            print(f"error: no work for {limit:g} s, {_place(thread)}; start this again to go on", file=sys.stderr)
             sys.stderr.flush()
             os._exit(1)  # an exception would have to wait for what hangs
 

@@ -32,6 +32,12 @@ def command(folder, *words):
     return done.stderr
 
 
+@pytest.mark.parametrize("given", ["", "soon", "0", "nan", "inf"])
+def test_patience_is_a_number_of_seconds(tmp_path, monkeypatch, given):
+    monkeypatch.setenv("PWM_HANGING", given)
+    assert f"PWM_HANGING is '{given}'" in command(tmp_path, "workflows.licences")
+
+
 def write_config(path, config):
     path.write_text(dump(config), encoding="utf-8")
     return path

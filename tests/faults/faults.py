@@ -62,13 +62,15 @@ class Tally:
             self.lost.append(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
-def table(tallies: dict[str, Tally]) -> str:
-    """Rows of docs/reliability.md; a kind that could not be tried here says so."""
+def table(tallies: dict[str, Tally], before: str = "") -> str:
+    """Rows of docs/reliability.md; a kind that was not tried keeps its row of the table `before`, or says so."""
     lines = ["| fault | to survive is | tried | survived | lost |", "|---|---|--:|--:|--:|"]
     for kind, (what, survival) in KINDS.items():
-        tally = tallies.get(kind)
-        numbers = (tally.tried, tally.tried - len(tally.lost), len(tally.lost)) if tally else ("not tried", "–", "–")
-        lines.append(f"| {what} | {survival} | {' | '.join(map(str, numbers))} |")
+        start, tally = f"| {what} | {survival} | ", tallies.get(kind)
+        row = next((line for line in before.splitlines() if line.startswith(start)), f"{start}not tried | – | – |")
+        if tally:
+            row = f"{start}{tally.tried} | {tally.tried - len(tally.lost)} | {len(tally.lost)} |"
+        lines.append(row)
     return "\n".join(lines)
 
 

@@ -95,10 +95,11 @@ def facts(path: Path) -> bytes:
 
 
 def results(project: Path, scale: str = "test") -> dict[str, bytes]:
-    """What a scale's folder holds of data, weights, curves and scores, by file."""
+    """What a scale's folder holds of data, weights, curves and scores, by file; not when and where they were made."""
     folder = project / "results" / scale
     kept = ["**/*.npy", "**/*.safetensors", "**/metrics.csv", "**/eval.json", "*.csv", "tables/per_task_scores.csv"]
-    return {str(path.relative_to(folder)): facts(path) for glob in kept for path in sorted(folder.glob(glob))}
+    files = [path for glob in kept for path in sorted(folder.glob(glob)) if path.name != "provenance.csv"]
+    return {str(path.relative_to(folder)): facts(path) for path in files}
 
 
 def assert_nothing_half(project: Path) -> None:

@@ -1,6 +1,8 @@
 """The counts themselves: a fault that is not survived is counted and fails its test; the page has what was counted."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -30,6 +32,29 @@ def test_a_lost_fault_fails_its_test(faults, monkeypatch):
         assert "| what | survival | 1 | 0 | 1 |" in table({"this": tally})
     with pytest.raises(AssertionError), faults("this") as tally:
         tally.tried = 0
+
+
+def test_a_row_is_kept_where_its_file_was_not_run():
+    tallies = dict.fromkeys(KINDS, Tally())
+    before = table(tallies)
+    assert "not tried" not in before
+    tally = Tally()
+    tally.tried = 7
+    rows = table({"data": tally}, before).splitlines()
+    assert rows[2].endswith("| 7 | 7 | 0 |") and rows[3:] == before.splitlines()[3:]
+    assert table({"data": tally}).count("not tried") == len(KINDS) - 1
+
+
+@pytest.mark.parametrize("words", [["-k", "damage"], ["::test_damage_is_damage"]])
+def test_a_file_is_counted_whole(tmp_path, words):
+    """Of kinds of which some faults were tried only, no row is written."""
+    page = tmp_path / "page.md"
+    page.write_text(text := PAGE.read_text())
+    file, words = "tests/faults/test_tally.py", list(words)
+    file += words.pop() if words[0].startswith("::") else ""
+    command = [sys.executable, "-m", "pytest", file, *words, "--reliability", str(page)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 4 and "counts whole files" in done.stderr and page.read_text() == text
 
 
 def test_damage_is_damage(tmp_path):

@@ -115,7 +115,11 @@ class Cluster:
     def crash(self, name: str) -> None:
         """End a daemon at once, with all that it started: a node with its jobs."""
         started = [process for process in psutil.process_iter() if mark(process) == f"{self.folder}/{name}"]
-        for process in started + [child for one in started for child in one.children(recursive=True)]:
+        jobs = []
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                jobs += process.children(recursive=True)
+        for process in started + jobs:  # jobs last: who started them is not to see how they end
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.daemons.pop(name).wait()
@@ -130,11 +134,15 @@ class Cluster:
 
 
 def mark(process: psutil.Process) -> str:
-    """What a process was marked with by the daemon that started it; empty where it was by none."""
+    """What a process was marked with by the daemon that started it; empty where it was by none.
+
+    Not by `Process.environ`, which finds nothing where the title was changed: that of a job's slurmstepd is.
+    """
     try:
-        return process.environ().get(MARK, "")
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        own = Path(f"/proc/{process.pid}/environ").read_text(encoding="utf-8", errors="replace").split("\0")
+    except OSError:
         return ""
+    return next((word.removeprefix(f"{MARK}=") for word in own if word.startswith(f"{MARK}=")), "")
 
 
 def free_ports(count: int) -> list[int]:

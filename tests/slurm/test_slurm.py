@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
-from cluster import Cluster, cluster, missing
+from cluster import Cluster, cluster, mark, missing
 from project_copy import BIN, copy_project, environment
 
 from pwm.matrix import Matrix
@@ -68,7 +69,7 @@ def test_the_workflow_outlives_a_cancelled_job_and_a_broken_node(
         snakemake = subprocess.Popen(command, cwd=tmp_path, env=own, stdout=out, stderr=out)
         try:
             cancelled, broken = disturb(slurm, snakemake)
-            snakemake.wait(timeout=1800)
+            snakemake.wait(timeout=7200 if whole else 1800)
         finally:
             snakemake.kill()
         told = (tmp_path / "out.txt").read_text()
@@ -78,6 +79,7 @@ def test_the_workflow_outlives_a_cancelled_job_and_a_broken_node(
         assert re.search(rf"SLURM-job '{cancelled}' failed|JOB {cancelled} ON \w+ CANCELLED", told)  # alone, or a group
         assert "Trying to restart job" in told
         assert slurm.ask("sinfo", "--noheader", f"--nodes={broken}", "--format=%T").startswith("down")
+    assert not [process for process in psutil.process_iter() if mark(process).startswith(str(slurm.folder))]
     here, there = outputs(tmp_path), outputs(project)
     assert here.keys() == ({*there} if whole else {f"results/test/runs/{run}" for run in PART})
     for run, scores in here.items():
