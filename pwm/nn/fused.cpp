@@ -202,7 +202,7 @@ void forward_row(const Layer& layer, const Member& member, int64_t row, float* _
     }
 }
 
-// `buffer` holds 4 rows; to `of_bias`, `of_weight` and `of_shift` this row's share is added, if `learned`.
+// x, slopes, g and same are rows to work in; to those of the parameters this row's share is added, if `learned`.
 template <Order order, typename T, bool learned>
 void backward_row(const Layer& layer, const Member& member, int64_t row, float* __restrict x, float* __restrict slopes,
                   float* __restrict g, float* __restrict same, float* __restrict of_bias, float* __restrict of_weight,
@@ -301,7 +301,8 @@ void backward_rows(const Layer& layer, const Member* members) {
 #pragma omp for schedule(static)
         for (int64_t part = 0; part < parts; part++) {
             const Member& member = members[part / 3];
-            float* total = (float*[]){member.of_bias, member.of_weight, member.of_shift}[part % 3];
+            float* const totals[] = {member.of_bias, member.of_weight, member.of_shift};
+            float* total = totals[part % 3];
             for (int thread = 0; thread < layer.threads; thread++)
                 for (int64_t i = 0; i < D; i++) total[i] += shares[thread * parts + part][i];
         }
