@@ -132,6 +132,16 @@ def test_gradient_through_frozen_layers(order):
     assert torch.equal(gradient(True), gradient(False))
 
 
+def test_a_second_backward_is_refused():
+    """The gradient of the product is written over the product."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(20, 12, requires_grad=True), torch.randn(32, 12)
+    (y,) = fused_layer([x], weight, *random_layer(20, 32)[1:], MISH_OF_NORM)
+    y.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 def test_freed_memory_is_kept():
     """Once the kernels are loaded: what an update has freed a later one takes without page faults."""
     if platform.libc_ver()[0] != "glibc":

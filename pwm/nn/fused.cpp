@@ -15,6 +15,8 @@
 
 namespace {
 
+constexpr int64_t LINE = 64;  // bytes of a cache line
+
 struct bfloat16 {
     uint16_t bits;
 };
@@ -102,7 +104,7 @@ struct Member {
     float *mean, *inverse_std;
     const float *bias, *weight, *shift;
     const void* gradient;
-    void* of_product;
+    void* of_product;  // may be where the product is
     float *of_bias, *of_weight, *of_shift;  // to which this layer's gradients are added
 };
 
@@ -158,12 +160,20 @@ inline void dropout(const Layer& layer, const Member& member, int64_t row, float
     for (int64_t i = 0; i < layer.features; i++) x[i] *= layer.scale * kept[i];
 }
 
+// Have the row after this one brought into the cache while this one is computed; beyond the last one it does no harm.
+template <typename T>
+inline void fetch_next(const T* row, int64_t features) {
+    const char* next = reinterpret_cast<const char*>(row + features);
+    for (int64_t byte = 0; byte < features * int64_t(sizeof(T)); byte += LINE) __builtin_prefetch(next + byte);
+}
+
 // x of one row.
 template <typename T>
 void input(const Layer& layer, const Member& member, int64_t row, float* __restrict x) {
     const int64_t D = layer.features;
     const T* __restrict product = static_cast<const T*>(member.product) + row * D;
     const float* bias = member.bias;
+    fetch_next(product, D);
 #pragma omp simd
     for (int64_t i = 0; i < D; i++) x[i] = load(product[i]) + bias[i];
     if (member.kept) dropout(layer, member, row, x);
@@ -213,6 +223,7 @@ void backward_row(const Layer& layer, const Member& member, int64_t row, float* 
     const auto* __restrict above = static_cast<const Output<order, T>*>(member.gradient) + row * D;
     const float center = member.mean[row], rate = member.inverse_std[row];
     float first = 0.0f, second = 0.0f, slope;
+    fetch_next(above, D);
 #pragma omp simd
     for (int64_t i = 0; i < D; i++) g[i] = load(above[i]);
     if (order == simnorm_of_norm) {
@@ -259,15 +270,15 @@ void backward_row(const Layer& layer, const Member& member, int64_t row, float* 
 // Zeros, `rows` times at least D, each row from the beginning of a cache line on, which vectors then do not cross.
 class Rows {
   public:
-    Rows(int64_t rows, int64_t D) : width((D + LINE - 1) / LINE * LINE), numbers(rows * width + LINE) {}
+    Rows(int64_t rows, int64_t D) : width((D + FLOATS - 1) / FLOATS * FLOATS), numbers(rows * width + FLOATS) {}
 
     float* operator[](int64_t row) {
         const uintptr_t address = reinterpret_cast<uintptr_t>(numbers.data()) / sizeof(float);
-        return numbers.data() + (LINE - address % LINE) % LINE + row * width;
+        return numbers.data() + (FLOATS - address % FLOATS) % FLOATS + row * width;
     }
 
   private:
-    static constexpr int64_t LINE = 16;
+    static constexpr int64_t FLOATS = LINE / sizeof(float);
     int64_t width;
     std::vector<float> numbers;
 };

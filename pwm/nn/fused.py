@@ -138,7 +138,7 @@ class _FusedLayer(torch.autograd.Function):
         ctx.members = (_Member * len(which))()
         for i, (k, member) in enumerate(zip(which, ctx.members, strict=True)):
             member.product, member.output = products[i].data_ptr(), outputs[i].data_ptr()
-            member.mean, member.inverse_std = _row(moments[0], i), _row(moments[1], i)
+            member.mean, member.inverse_std = _row(moments, i), _row(moments, len(which) + i)
             member.bias, member.weight, member.shift = _row(bias, k), _row(scale, k), _row(shift, k)
             member.kept = None if mask is None else mask.data_ptr() + i * rows * features
         _library().forward(ctx.layer, ctx.members, *ctx.order)
@@ -152,7 +152,8 @@ class _FusedLayer(torch.autograd.Function):
         weights, products, xs = saved[:count], saved[count : 2 * count], saved[2 * count :]
         weight, bias, *_ = ctx.parameters
         gradients = [gradient.contiguous() for gradient in gradients]
-        of_products = [torch.empty_like(product) for product in products]
+        of_products = products  # written over them, in memory that is still in the cache
+        torch.autograd.graph.increment_version(products)  # a second backward is then refused
         of_weight, of_rest = None, [None] * 3
         if any(ctx.needs_input_grad[:4]):
             whole = weight.dim() == 2 or count == len(weight)
