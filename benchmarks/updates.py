@@ -20,11 +20,10 @@ from benchmarks.timing import ROUNDS, rates, table
 from pwm.agent import PolicyTrainer
 from pwm.config import MODEL_SIZES, ExtractConfig, PretrainConfig, WorldModelConfig
 from pwm.data.batch import Batch
-from pwm.errors import UserError
 from pwm.model_learning import ModelTrainer
 from pwm.nn.actor_critic import Actor, Critic
 from pwm.nn.cuda_graph import CudaGraph
-from pwm.nn.fused import fused_layers
+from pwm.nn.fused import available
 from pwm.nn.world_model import WorldModel
 
 SECONDS = 1.0  # of one measurement: after another's turn the first updates find the caches cold
@@ -44,13 +43,7 @@ def versions(device: torch.device) -> dict[str, dict[str, Any]]:
     """Settings of the versions of ours that this machine can run; on a GPU only one is compiled, for half a minute."""
     if device.type == "cuda":
         return {name: settings for name, settings in VERSIONS.items() if name != "float32, compiled"}
-    try:
-        with fused_layers(True):
-            pass
-    except UserError as reason:
-        print(f"without the compiled versions: {reason}")
-        return {name: settings for name, settings in VERSIONS.items() if "compile" not in settings}
-    return VERSIONS
+    return {name: settings for name, settings in VERSIONS.items() if "compile" not in settings or available()}
 
 
 def seconds(rivals: dict[str, Callable[[], object]], device: torch.device, rounds: int) -> dict[str, float]:

@@ -103,7 +103,7 @@ class PretrainConfig(Config):
     encoder_lr_scale: Rate = 1.0  # 0.3 in TD-MPC2
     grad_norm: Rate = 20.0
     precision: Precision = "float32"
-    compile: bool = False  # on a CPU fused layers, on a GPU the update as one CUDA graph; both need compilers
+    compile: bool = False  # on a CPU fused layers, if there is a compiler; on a GPU the update as one CUDA graph
     piece: Positive | None = None  # decisions; windows stay within pieces of this length, as if episodes were cut
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,17 +36,12 @@ _cast: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
 @contextmanager
 def fused_layers(wanted: bool) -> Iterator[None]:
-    """Inside, layers of float32 weights on a CPU are computed by `fused_layer` if that is `wanted`.
+    """Inside, layers of float32 weights on a CPU are computed by `fused_layer` if that is `wanted` and `available`.
 
     What it casts of weights is kept until the outermost of these ends.
-
-    Raises:
-        UserError: it is, and there is no C++ compiler.
     """
     global _wanted
-    if wanted:
-        _library()
-    before, _wanted = _wanted, wanted
+    before, _wanted = _wanted, wanted and available()
     try:
         yield
     finally:
@@ -82,16 +78,31 @@ class _Member(ctypes.Structure):
 
 
 @functools.cache
+def available() -> bool:
+    """Whether fused.cpp can be compiled here. Where not, a line says so once, and results differ by rounding alone."""
+    try:
+        _library()
+    except UserError as reason:
+        print(f"warning: layers are not fused, which is slower: {reason}", file=sys.stderr)
+        return False
+    return True
+
+
+@functools.cache
 def _library() -> ctypes.CDLL:
-    """fused.cpp, compiled by each process for the processor it runs on, which takes two seconds and leaves no file."""
+    """fused.cpp, compiled by each process for the processor it runs on, which takes two seconds and leaves no file.
+
+    Raises:
+        UserError: there is no C++ compiler that can.
+    """
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))), None)
     if compiler is None:
-        raise UserError("compile: true needs a C++ compiler on a CPU; install g++ or set compile: false")
+        raise UserError("there is no C++ compiler; install g++")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "fused.so"
         done = subprocess.run([compiler, *FLAGS, *WIDE, SOURCE, "-o", target], capture_output=True, text=True)
         if done.returncode:
-            raise UserError(f"{compiler} cannot compile {SOURCE.name}; set compile: false. It says: {done.stderr}")
+            raise UserError(f"{compiler} cannot compile {SOURCE.name}: {done.stderr}")
         library = ctypes.CDLL(str(target))
     _keep_freed_memory()
     for function in (library.forward, library.backward):
