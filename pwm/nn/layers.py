@@ -197,7 +197,7 @@ class EnsembleLinear(nn.Module):
         """Of all K members, or of those whose indices [k] are given: [B, in] each, or one for all → [B, out] each."""
         biases, weights = _pick(self.bias, members), _pick(self.weight, members)
         parts = zip(biases, xs if len(xs) > 1 else [xs[0]] * len(weights), weights, strict=True)
-        return [full_precision(torch.addmm(*part)) for part in parts]
+        return [_affine(*part) for part in parts]
 
     def fused(
         self,
@@ -224,6 +224,13 @@ class EnsembleLayerNorm(nn.Module):
         """As for `EnsembleLinear`, [B, D] each."""
         parts = zip(xs, _pick(self.weight, members), _pick(self.bias, members), strict=True)
         return [F.layer_norm(x, x.shape[-1:], weight[0], bias[0]) for x, weight, bias in parts]
+
+
+def _affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """x W + b in full precision; with one output as a product with a vector, whose gradients are faster."""
+    if weight.shape[1] == 1:
+        return full_precision(x @ weight.squeeze(1)).unsqueeze(1) + bias
+    return full_precision(torch.addmm(bias, x, weight))
 
 
 def _pick(parameter: Tensor, members: Tensor | None) -> Sequence[Tensor]:
