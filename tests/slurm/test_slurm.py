@@ -65,7 +65,7 @@ def test_the_workflow_outlives_a_cancelled_job_and_a_broken_node(
     whole = pytestconfig.getoption("--whole-scale", default=False)
     targets = [] if whole else ["--", *(f"results/test/runs/{run}/eval.json" for run in PART)]
     command = [str(BIN / "snakemake"), *PROFILE, "--config", "scale=test", *targets]
-    until = time.monotonic() + (7200 if whole else 600)
+    until = time.monotonic() + (7200 if whole else 900)
     with cluster() as slurm, (tmp_path / "out.txt").open("w") as out:
         own = environment() | slurm.environment | {"PATH": f"{BIN}:{slurm.environment['PATH']}"}
         snakemake = subprocess.Popen(command, cwd=tmp_path, env=own, stdout=out, stderr=out)
