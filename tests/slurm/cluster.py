@@ -22,13 +22,15 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scance
 NODES = ("one", "two")
 MARK = "STARTED_BY"
 PATIENCE = 60.0  # seconds for the nodes to come up
+# Jobs of a broken node wait cred_expire seconds before they start again, others for the schedulers' next round. A node
+# whose daemon did not answer while the machine was busy is used again (ReturnToService).
 CONFIG = """
 ClusterName=loopback
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=30
 SlurmUser=root
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n
@@ -36,12 +38,13 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmdParameters=config_overrides
 SlurmdTimeout=20
+ReturnToService=1
 MinJobAge=600
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
-SchedulerParameters=sched_min_interval=500000
+SchedulerParameters=sched_min_interval=500000,sched_interval=5,bf_interval=5
 GresTypes=gpu
 NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=16000 Gres=gpu:2
 NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=16000 Gres=gpu:2
@@ -103,14 +106,34 @@ class Cluster:
         until = time.monotonic() + PATIENCE
         while not ready():
             if time.monotonic() > until:
-                logs = "\n".join(f"{file}:\n{file.read_text()[-2000:]}" for file in sorted(self.folder.glob("*.log")))
-                raise TimeoutError(f"waited for {what} for {PATIENCE:.0f} s\n{logs}")
+                raise TimeoutError(f"waited for {what} for {PATIENCE:.0f} s\n{self.logs()}")
             time.sleep(0.2)
 
     def ask(self, *command: str) -> str:
         """What one of Slurm's programs prints; empty where it fails."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         return done.stdout.strip()
+
+    def logs(self) -> str:
+        """The ends of the daemons' logs."""
+        return "\n".join(f"{file}:\n{file.read_text()[-3000:]}" for file in sorted(self.folder.glob("*.log")))
+
+    def report(self) -> str:
+        """What the cluster is at, for a test that fails: jobs, nodes and logs."""
+        asked = (["squeue", "--long", "--states=all"], ["scontrol", "--details", "show", "nodes"])
+        return "\n".join([*(self.ask(*command) for command in asked), self.logs()])
+
+    def break_node(self, name: str) -> None:
+        """End a node with its jobs, and tell the controller, as what watches the nodes of a cluster does.
+
+        Until it finds out by itself (SlurmdTimeout) it starts jobs there, and one with GPUs does not outlive that:
+        Slurm 22.05 starts it again without them, and the GPUs of the node where it does are never free again.
+        """
+        told = ("scontrol", "update", f"nodename={name}", "reason=broken")
+        self.ask(*told, "state=drain")
+        time.sleep(1)  # a job that is on its way there arrives
+        self.crash(name)
+        self.ask(*told, "state=down")
 
     def crash(self, name: str) -> None:
         """End a daemon at once, with all that it started: a node with its jobs."""

@@ -40,17 +40,18 @@ def jobs(slurm: Cluster, state: str) -> list[tuple[str, str]]:
     return [tuple((line + " ").split(" ")[:2]) for line in lines]
 
 
-def disturb(slurm: Cluster, snakemake: subprocess.Popen) -> tuple[str, str]:
+def disturb(slurm: Cluster, snakemake: subprocess.Popen, until: float) -> tuple[str, str]:
     """Cancel a running job, then break the node of another. Returns the job's number and the node's name."""
     told, broken = "", ""
     while snakemake.poll() is None and not broken:
+        assert time.monotonic() < until, "there was no job, or no other one, to disturb"
         time.sleep(0.5)
         running = jobs(slurm, "RUNNING")
         if told in dict(running + jobs(slurm, "COMPLETING")) or not running:
             continue
         if told in dict(jobs(slurm, "CANCELLED")):
             broken = running[0][1]
-            slurm.crash(broken)
+            slurm.break_node(broken)
         else:  # none was told to end yet, or it was done before
             told = running[0][0]
             slurm.ask("scancel", told)
@@ -64,21 +65,23 @@ def test_the_workflow_outlives_a_cancelled_job_and_a_broken_node(
     whole = pytestconfig.getoption("--whole-scale", default=False)
     targets = [] if whole else ["--", *(f"results/test/runs/{run}/eval.json" for run in PART)]
     command = [str(BIN / "snakemake"), *PROFILE, "--config", "scale=test", *targets]
+    until = time.monotonic() + (7200 if whole else 900)
     with cluster() as slurm, (tmp_path / "out.txt").open("w") as out:
         own = environment() | slurm.environment | {"PATH": f"{BIN}:{slurm.environment['PATH']}"}
         snakemake = subprocess.Popen(command, cwd=tmp_path, env=own, stdout=out, stderr=out)
         try:
-            cancelled, broken = disturb(slurm, snakemake)
-            snakemake.wait(timeout=7200 if whole else 1800)
-        finally:
+            cancelled, broken = disturb(slurm, snakemake, until)
+            snakemake.wait(timeout=until - time.monotonic())
+        finally:  # printed if the test fails, of which a time that is over is a way
+            print((tmp_path / "out.txt").read_text()[-20000:], slurm.report(), sep="\n")
             snakemake.kill()
         told = (tmp_path / "out.txt").read_text()
-        print(told[-5000:])
         assert snakemake.returncode == 0
         assert cancelled and broken
         assert re.search(rf"SLURM-job '{cancelled}' failed|JOB {cancelled} ON \w+ CANCELLED", told)  # alone, or a group
         assert "Trying to restart job" in told
-        assert slurm.ask("sinfo", "--noheader", f"--nodes={broken}", "--format=%T").startswith("down")
+        state = re.search(r"State=(\S+)", slurm.ask("scontrol", "show", "node", broken))[1]
+        assert {"DOWN", "NOT_RESPONDING"} <= {*state.split("+")}  # as told, and as found out
     assert not [process for process in psutil.process_iter() if mark(process).startswith(str(slurm.folder))]
     here, there = outputs(tmp_path), outputs(project)
     assert here.keys() == ({*there} if whole else {f"results/test/runs/{run}" for run in PART})
