@@ -178,7 +178,9 @@ def draw_panel(axes: Axes, panel: Panel, results: Results, looks: dict) -> list[
     if not panel.whole:
         draw_random(axes, panel, results, looks)
     about = f"{SUITES.get(panel.suite, panel.suite)}, n = {'–'.join(map(str, sorted({min(counts), max(counts)})))}"
-    notes = textwrap.wrap("; ".join([about.replace(" ", "\u00a0"), *missing]), 30, break_on_hyphens=False)
+    notes = textwrap.wrap(
+        "; ".join([about.replace(" ", "\u00a0"), *missing]), 30, break_on_hyphens=False, break_long_words=False
+    )
     axes.set_title(panel.title, pad=3 + 7.5 * len(notes), fontsize=7.5 if len(panel.title) < 20 else 6)
     words = {"ha": "center", "va": "bottom", "size": style.SMALL, "color": style.GREY}
     axes.text(0.5, 1.02, "\n".join(notes), transform=axes.transAxes, **words)

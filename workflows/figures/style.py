@@ -31,8 +31,8 @@ SMALL = 5.5  # points, of the smallest words
 COLOURS = {"pwm": "#D55E00", "shac": "#009E73", "tdmpc2": "#0072B2", "ppo": "#CC79A7", "sac": "#E69F00"}
 COLOURS |= {"dreamerv3": "#882255", "random": GREY, "data": "#000000"}
 SPARE_COLOURS = ("#56B4E9", "#999933", "#332288", "#661100", "#44AA99", "#AA4499")
-MARKERS = ("o", "s", "^", "D", "v", "P")
-LINESTYLES = ("-", (0, (4, 1.2)), (0, (1.2, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINESTYLES = ("-", (0, (4, 1.2)), (0, (1.2, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)))
 REFERENCE_LINES = (":", "--", "-.", (0, (1, 0.8)))
 HALO = [withStroke(linewidth=1.5, foreground="white")]  # keeps words legible on lines
 WATERMARKED = ("test", "demo")
