@@ -36,7 +36,7 @@ def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_runs(clone: Path, command: str) -> None:
-    here = re.sub(r"\b(demo|contacts|learning|timing|laptop|paper)\b", "test", command)
+    here = re.sub(r"\b(demo|contacts|learning|timing|tuning|laptop|paper)\b", "test", command)
     if here.startswith("make"):  # the continuous integration runs them for real
         here = f"{here} --dry-run"
     if here.startswith("source"):
