@@ -6,7 +6,7 @@
 # make plan       what a scale will cost     (SCALE=paper CORES=64 GPUS=8)
 # make report     the report on the results there are so far, in one page; missing ones are named
 # make bench      speed, as ratios to plain implementations in the same run; the tables of docs/performance.md
-# make readme     the README's figures and numbers, from a finished demo (SCALE=learning, tuning: those of docs/learning.md and docs/baselines.md)
+# make readme     the README's figures and numbers, from a finished demo (SCALE=learning or tuning: of its page)
 # make lint, make format                     checks and formatting of Python and Snakemake files
 # make lock       requirements.lock anew, after a pin changed in pyproject.toml
 

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.xdist_group("workflow")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.stem not in TUTORIALS]
 PAGES = README + "".join(page.read_text(encoding="utf-8") for page in DOCS)
+SCALES = [file.stem for file in sorted((ROOT / "workflows/config").glob("*.yaml"))]
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGES, flags=re.DOTALL) for line in block.splitlines()]
 
 
@@ -36,7 +37,7 @@ def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_runs(clone: Path, command: str) -> None:
-    here = re.sub(r"\b(demo|contacts|learning|timing|tuning|laptop|paper)\b", "test", command)
+    here = re.sub(rf"\b({'|'.join(SCALES)})\b", "test", command)
     if here.startswith("make"):  # the continuous integration runs them for real
         here = f"{here} --dry-run"
     if here.startswith("source"):
