@@ -186,16 +186,16 @@ TORQUES = {  # Nm, of motors whose names hold the word
 @all_bodies
 def test_limits_of_joints_and_motors(body: str, model: mujoco.MjModel) -> None:
     unit = 1 if body == "anymal" else math.pi / 180
-    stops = body == "ant"  # springs, in the place of limits
-    joints, ranges = (model.tendon, model.tendon_lengthspring) if stops else (model.joint, model.jnt_range)
-    limited = 0
+    with_range = 0
     for word, limits in LIMITS[body].items():
-        for joint in range(0 if stops else 1, len(ranges)):
-            if word in joints(joint).name:
-                np.testing.assert_allclose(ranges[joint], np.array(limits) * unit, rtol=1e-6)
-                limited += 1
-    assert limited == (4 if body == "anymal" else model.nu)
-    assert limited == (model.ntendon if stops else model.jnt_limited.sum())
+        for joint in range(1, model.njnt):
+            if word in model.joint(joint).name:
+                np.testing.assert_allclose(model.jnt_range[joint], np.array(limits) * unit)
+                with_range += 1
+    if body == "anymal":
+        assert with_range == model.jnt_limited.sum() == 4
+    else:
+        assert with_range == model.ntendon == model.nu and not model.jnt_limited.any()
     data = mujoco.MjData(model)
     data.qpos[:] = model.key_qpos[0]
     data.ctrl[:] = 5.0  # clipped to 1
@@ -207,6 +207,19 @@ def test_limits_of_joints_and_motors(body: str, model: mujoco.MjModel) -> None:
                 assert data.qfrc_actuator[driven] == pytest.approx(torque)
     assert not data.qfrc_actuator[:6].any()  # nothing pushes the torso
     assert np.count_nonzero(data.qfrc_actuator) == model.nu
+
+
+@pytest.mark.parametrize("body", ["ant", "humanoid"])
+def test_stops_are_springs_beyond_the_range(body: str) -> None:
+    """1000 Nm/rad, and none within."""
+    model = build_model(body)
+    data, rng = mujoco.MjData(model), np.random.default_rng(0)
+    data.qpos[:] = model.key_qpos[0]
+    data.qpos[7:] = rng.uniform(-3.0, 3.0, model.nu)
+    mujoco.mj_forward(model, data)
+    q, (low, high) = data.qpos[7:], model.jnt_range[1:].T
+    own = -model.jnt_stiffness[1:] * (q - model.qpos_spring[7:])
+    np.testing.assert_allclose(data.qfrc_spring[6:] - own, 1000.0 * (q.clip(low, high) - q), atol=1e-9)
 
 
 def mirrored(body: str, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
@@ -252,7 +265,7 @@ def test_passive_body_loses_energy(body: str, model: mujoco.MjModel) -> None:
         assert not env.step(np.zeros((1, model.nu)))[2].any()
     weight = 9.81 * model.body_mass.sum()
     assert energies[0] - energies[-1] > 0.05 * weight  # J; it has fallen by more than 5 cm
-    if body == "ant":  # its contacts are springs that hardly damp: they give back what they took, but no more
+    if body != "anymal":  # their contacts are springs that hardly damp, and give back what they took, but no more
         assert max(energies) < energies[0] + 1e-3 * weight
     else:
         assert np.diff(energies).max() < 0.01 * weight  # a contact gives back at most 1 cm of height
@@ -336,7 +349,7 @@ def test_starts_are_disturbed_within_limits(body: str, model: mujoco.MjModel) ->
     assert 7 < tilt.max() <= 7.5
     spread = np.abs(qpos[:, 7:] - model.key_qpos[0, 7:]).max(axis=0)
     assert (spread <= 0.2 + 1e-9).all() and (spread > 0.15).all()
-    limited = model.jnt_limited[1:] == 1
+    limited = model.jnt_range[1:, 0] < model.jnt_range[1:, 1]
     low, high = model.jnt_range[1:][limited].T
     assert (qpos[:, 7:][:, limited] >= low).all() and (qpos[:, 7:][:, limited] <= high).all()
     assert 0.24 < np.abs(qvel).max() <= 0.25

@@ -119,6 +119,8 @@ def draw_scene(axes: Axes, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         axes.add_patch(Polygon(outline, facecolor=colour, edgecolor=edge, linewidth=0.3, zorder=2 - 1e-3 * depth))
     for tendon in range(model.ntendon):
         begin, count = data.ten_wrapadr[tendon], data.ten_wrapnum[tendon]
+        if not count:  # it has no path: it is a joint's stop
+            continue
         path = data.wrap_xpos.reshape(-1, 3)[begin : begin + count] @ view.T
         pull = float(data.ctrl[tendon]) if model.nu == model.ntendon else 0.0
         axes.plot(*path[:, :2].T, color=(0.35 + 0.6 * pull, 0.15, 0.25), linewidth=0.25 + 0.4 * pull, zorder=4)

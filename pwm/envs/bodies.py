@@ -157,7 +157,7 @@ def disturbed_start(model: mujoco.MjModel, rng: np.random.Generator) -> tuple[np
     """The model's first key frame, moved as dflex's tasks do: place, orientation, joints and velocities.
 
     Returns:
-        Position `[nq]`, hinges within their limits, and velocity `[nv]`.
+        Position `[nq]`, hinges within their ranges, and velocity `[nv]`.
     """
     tangent = rng.uniform(-0.2, 0.2, model.nv)  # rad
     tangent[:3] = rng.uniform(-0.1, 0.1, 3)  # m
@@ -165,7 +165,7 @@ def disturbed_start(model: mujoco.MjModel, rng: np.random.Generator) -> tuple[np
     tangent[3:6] = axis / np.linalg.norm(axis) * rng.uniform(-np.pi / 24, np.pi / 24)
     qpos = model.key_qpos[0].copy()
     mujoco.mj_integratePos(model, qpos, tangent, 1.0)
-    hinges = (model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE) & (model.jnt_limited == 1)
+    hinges = (model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE) & (model.jnt_range[:, 0] < model.jnt_range[:, 1])
     address = model.jnt_qposadr[hinges]
     qpos[address] = qpos[address].clip(*model.jnt_range[hinges].T)
     return qpos, rng.uniform(-0.25, 0.25, model.nv)

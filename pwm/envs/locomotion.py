@@ -1,7 +1,7 @@
 """The locomotion suite in MuJoCo: all environments of a task advance as one batch in C threads."""
 
-# Deviation D1: the paper simulates these bodies in dflex. Here the models are our own and contacts, joint limits and
-# integration are MuJoCo's (2 to 4 implicitfast time steps a control step, dflex 16 to 48 semi-implicit ones).
+# Deviation D1: the paper simulates these bodies in dflex. Here the models are our own, contacts and integration are MuJoCo's
+# (2 to 4 implicitfast time steps a control step, dflex 16 to 48 semi-implicit ones), and so are limits that are no springs.
 
 import math
 from pathlib import Path
@@ -18,6 +18,7 @@ from pwm.envs.tasks import Task
 from pwm.envs.vector import TaskVectorEnv, decode_json, encode_json, thread_count
 
 CONTROL_FREQUENCY = 60.0  # Hz
+STOP_STIFFNESS = 1000.0  # Nm/rad, dflex's
 MODELS = Path(__file__).parent / "models"
 
 
@@ -49,6 +50,18 @@ BODIES: dict[str, Body] = {
 }
 
 
+def add_stops(spec: mujoco.MjSpec) -> None:
+    """Springs in the place of limits, as dflex has them, for every hinge that has a range but no limits.
+
+    A limit of MuJoCo's holds a joint so hard that a torque against it moves nothing, and has no gradient.
+    """
+    for joint in spec.joints:
+        if joint.limited == mujoco.mjtLimited.mjLIMITED_FALSE and joint.range[0] < joint.range[1]:
+            joint.range = np.radians(joint.range)  # as compiling does for limited joints alone
+            stop = spec.add_tendon(name=f"{joint.name}_stop", stiffness=STOP_STIFFNESS, springlength=joint.range)
+            stop.wrap_joint(joint.name, 1.0)
+
+
 def build_model(body: str, contact_stiffness: float = 1.0) -> mujoco.MjModel:
     """The model of a body, its muscles attached where it has a table of them.
 
@@ -57,6 +70,7 @@ def build_model(body: str, contact_stiffness: float = 1.0) -> mujoco.MjModel:
     time step shrinks along with it, and a contact is resolved as well as before.
     """
     spec = mujoco.MjSpec.from_file(str(MODELS / f"{body}.xml"))
+    add_stops(spec)
     muscles = MODELS / f"{body}.csv"
     if muscles.exists():
         add_muscles(spec, muscles)
