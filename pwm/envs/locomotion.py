@@ -1,7 +1,7 @@
 """The locomotion suite in MuJoCo: all environments of a task advance as one batch in C threads."""
 
-# Deviation D1: the paper simulates these bodies in dflex. Here the models are our own, contacts and integration are MuJoCo's
-# (2 to 4 implicitfast time steps a control step, dflex 16 to 48 semi-implicit ones), and so are limits that are no springs.
+# Deviation D1: the paper simulates these bodies in dflex. Here the models are our own; contacts, integration and limits
+# that are no springs, are MuJoCo's (2 to 4 implicitfast time steps a control step, dflex 16 to 48 semi-implicit ones).
 
 import math
 from pathlib import Path
