@@ -1,5 +1,8 @@
 """Gradients of the locomotion suite against finite differences, MuJoCo's own derivatives and closed forms."""
 
+import functools
+import re
+
 import mujoco
 import numpy as np
 import pytest
@@ -8,7 +11,8 @@ from gymnasium.error import ResetNeeded
 from support import refusal
 
 from pwm import envs
-from pwm.envs.derivatives import Tangent, check_differentiable
+from pwm.envs import derivatives
+from pwm.envs.derivatives import Tangent, _compiled_loop, check_differentiable
 from pwm.envs.differentiable import DifferentiableSimulation, DifferentiableVectorEnv, make_differentiable
 from pwm.envs.locomotion import BODIES, Simulation, build_model
 
@@ -276,6 +280,26 @@ def test_softened_contacts_are_those_of_the_soft_hopper() -> None:
     assert (gradient(env) - before).abs().max() > 0.1
     env.soften(1.0)
     assert torch.equal(gradient(env), before)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_without_a_compiler_gradients_are_the_same_and_a_line_says_so(
+    threads: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    samples, rng = samples_of("ant", 6), np.random.default_rng(5)
+    weights = [rng.normal(size=x.shape) for x in samples]
+
+    def gradient() -> Samples:
+        simulation = Simulation(build_model("ant"), 6)
+        simulation.threads = threads
+        return pulled_back(DifferentiableSimulation(simulation, "ant"), samples, weights)
+
+    compiled = gradient()
+    monkeypatch.setattr(derivatives, "_compiled_loop", functools.cache(_compiled_loop.__wrapped__))
+    monkeypatch.setenv("PATH", "")
+    for ours, theirs in zip(gradient(), compiled, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert re.fullmatch(r"warning: gradients of the simulator take longer: .* install g\+\+\n", capsys.readouterr().err)
 
 
 def test_result_does_not_depend_on_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:

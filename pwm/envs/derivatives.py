@@ -12,12 +12,20 @@ Shapes: N environments, K time steps, S = N K samples, Q quaternions of a model.
 """
 
 import copy
+import ctypes
+import functools
+import itertools
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import mujoco
 import numpy as np
 
+from pwm.compiled import compiled
 from pwm.errors import UserError
 
 # Deviation D18: the paper's simulator, dflex, differentiates its own semi-implicit steps and smooth contacts.
@@ -62,15 +70,41 @@ class Linearisation(NamedTuple):
     control: np.ndarray  # −∂F/∂u, the generalised force of each control: [S or 1, nu, nv]
 
 
+class _Samples(ctypes.Structure):
+    """`Samples` of derivatives.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("first", "stride", "end", "nv")),
+        ("size", ctypes.c_int64 * 3),
+        *((name, ctypes.c_void_p * 3) for name in ("given", "data", "found")),
+    )
+
+
+@functools.cache
+def _compiled_loop() -> Callable | None:
+    """The loop of derivatives.cpp over MuJoCo's own function. None where it cannot be compiled, as a line says once."""
+    try:
+        library = compiled(Path(__file__).with_suffix(".cpp"), ["-O2"])
+    except UserError as reason:
+        print(f"warning: gradients of the simulator take longer: {reason}", file=sys.stderr)
+        return None
+    simulator = ctypes.CDLL(str(next(Path(mujoco.__file__).parent.glob("libmujoco*"))))
+    pointers = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double, ctypes.POINTER(_Samples)]
+    library.linearise.argtypes, library.linearise.restype = pointers, None
+    return functools.partial(library.linearise, ctypes.cast(simulator.mjd_inverseFD, ctypes.c_void_p))
+
+
 class InverseDynamics:
-    """Derivatives of F at many samples, in threads that each have a simulation of their own."""
+    """Derivatives of F at many samples, in threads beside the caller's, each with a simulation of its own."""
 
     def __init__(self, model: mujoco.MjModel, threads: int) -> None:
         self._model = copy.copy(model)
         self._model.opt.enableflags |= mujoco.mjtEnableBit.mjENBL_INVDISCRETE
         self._model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL
-        self._data = [mujoco.MjData(self._model) for _ in range(threads)]
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._threads, self._free = threads, SimpleQueue()  # simulations that no thread is at
+        for _ in range(threads):
+            self._free.put(mujoco.MjData(self._model))
+        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         on_hinges = model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT
         on_hinges[on_hinges] &= ~np.isin(model.jnt_type[model.actuator_trnid[on_hinges, 0]], ROTATING)
         fixed = (model.actuator_gaintype == mujoco.mjtGain.mjGAIN_FIXED) & (
@@ -79,27 +113,42 @@ class InverseDynamics:
         # Of motors on hinges and slides, forces do not depend on the state.
         self._constant: np.ndarray | None = None
         if (on_hinges & fixed).all():
-            mujoco.mj_forward(self._model, self._data[0])
-            moment, gain, *_ = self._gains(self._data[0])
+            data = mujoco.MjData(self._model)
+            mujoco.mj_forward(self._model, data)
+            moment, gain, *_ = self._gains(data)
             self._constant = (moment * gain)[None]
 
-    def linearise(self, qpos: np.ndarray, qvel: np.ndarray, qacc: np.ndarray, control: np.ndarray) -> Linearisation:
-        """Derivatives at samples `[S, nq]`, `[S, nv]`, `[S, nv]`, `[S, nu]`."""
+    def linearise(
+        self, qpos: np.ndarray, qvel: np.ndarray, qacc: np.ndarray, control: np.ndarray
+    ) -> Callable[[], Linearisation]:
+        """Begin on derivatives at samples `[S, nq]`, `[S, nv]`, `[S, nv]`, `[S, nu]`.
+
+        Returns:
+            What waits for them, and does what has not begun.
+        """
         samples, nv, nu = len(qpos), self._model.nv, self._model.nu
         found = Linearisation(
             *(np.empty((samples, nv, nv)) for _ in range(3)),
             np.empty((samples, nu, nv)) if self._constant is None else self._constant,
         )
         given = (qpos, qvel, qacc, control)
-        if self._pool is None:
-            self._work(self._data[0], range(samples), given, found)
-        else:
-            parts = [range(i, samples, len(self._data)) for i in range(len(self._data))]
-            list(self._pool.map(lambda data, part: self._work(data, part, given, found), self._data, parts))
-        return found
+        parts = [range(i, samples, self._threads) for i in range(self._threads)]
+        work = [functools.partial(self._work, self._model, part, given, found) for part in parts]
+        begun = [self._pool.submit(one) for one in work] if self._pool else []
+
+        def wait() -> Linearisation:
+            for one, future in itertools.zip_longest(work, begun):
+                if future is None or future.cancel():
+                    one()
+                else:
+                    future.result()
+            return found
+
+        return wait
 
     def follow_contacts(self, model: mujoco.MjModel) -> None:
-        """Take over the time constants and damping ratios of a model's contacts."""
+        """Take over the time constants and damping ratios of a model's contacts, for what has not begun."""
+        self._model = copy.copy(self._model)
         self._model.geom_solref[:] = model.geom_solref
 
     def close(self) -> None:
@@ -107,9 +156,33 @@ class InverseDynamics:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _work(self, data: mujoco.MjData, part: range, given: tuple[np.ndarray, ...], found: Linearisation) -> None:
+    def _work(self, model: mujoco.MjModel, part: range, given: tuple[np.ndarray, ...], found: Linearisation) -> None:
         """Fill in the samples `part`. MuJoCo's calls release Python's lock, and nearly all of the time is theirs."""
-        model, depends = self._model, self._constant is None
+        data = self._free.get()
+        try:
+            loop = _compiled_loop() if self._constant is not None else None
+            if loop is None:
+                self._fill(model, data, part, given, found)
+                return
+            ours = (data.qpos, data.qvel, data.qacc)
+            given = [np.ascontiguousarray(x) for x in given[:3]]
+            sizes = (ctypes.c_int64 * 3)(*(len(x) for x in ours))
+            places = ((ctypes.c_void_p * 3)(*(x.ctypes.data for x in xs)) for xs in (given, ours, found[:3]))
+            samples = _Samples(part.start, part.step, part.stop, model.nv, sizes, *places)
+            loop(model._address, data._address, EPSILON, ctypes.byref(samples))
+        finally:
+            self._free.put(data)
+
+    def _fill(
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        part: range,
+        given: tuple[np.ndarray, ...],
+        found: Linearisation,
+    ) -> None:
+        """The loop of derivatives.cpp in Python, and with it the forces of controls where they depend on the state."""
+        depends = self._constant is None
         qpos, qvel, qacc, control = given
         to_qpos, to_qvel, to_qacc, to_ctrl = data.qpos, data.qvel, data.qacc, data.ctrl
         for i in part:
@@ -118,19 +191,8 @@ class InverseDynamics:
                 mujoco.mj_inverse(model, data)
                 moment, gain, damped, inertia = self._gains(data)
                 to_ctrl[:] = control[i]
-            mujoco.mjd_inverseFD(
-                model,
-                data,
-                EPSILON,
-                depends,
-                found.position[i],
-                found.velocity[i],
-                found.acceleration[i],
-                None,
-                None,
-                None,
-                None,
-            )
+            of = found.position[i], found.velocity[i], found.acceleration[i]
+            mujoco.mjd_inverseFD(model, data, EPSILON, depends, *of, None, None, None, None)
             if depends:
                 felt = np.linalg.solve(inertia, found.acceleration[i])
                 found.control[i] = moment * gain + damped * (moment @ felt)
@@ -240,25 +302,30 @@ class StepDerivatives:
         self.inverse = InverseDynamics(model, threads)
         self._timestep = model.opt.timestep
 
+    def linearise(self, qpos: np.ndarray, qvel: np.ndarray, control: np.ndarray) -> Callable[[], Linearisation]:
+        """Begin on what `pull_back` needs of paths, which are its arguments."""
+        steps = qpos.shape[1] - 1
+        acceleration = np.diff(qvel, axis=1) / self._timestep
+        samples = (x.reshape(len(qpos) * steps, -1) for x in (qpos[:, :-1], qvel[:, :-1], acceleration))
+        return self.inverse.linearise(*samples, np.repeat(control, steps, axis=0))
+
     def pull_back(
-        self, qpos: np.ndarray, qvel: np.ndarray, control: np.ndarray, of_qpos: np.ndarray, of_qvel: np.ndarray
+        self, qpos: np.ndarray, qvel: np.ndarray, found: Linearisation, of_qpos: np.ndarray, of_qvel: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Cotangents of the first state and the control, from those of the last state.
 
         Args:
             qpos, qvel: the states before and after every time step, `[N, K + 1, nq]`, `[N, K + 1, nv]`.
-            control: held throughout, `[N, nu]`.
+            found: of these and the control held throughout, by `linearise`.
             of_qpos, of_qvel: cotangents `[N, nq]`, `[N, nv]`.
 
         Returns:
             `[N, nq]`, `[N, nv]`, `[N, nu]`.
         """
         num_envs, steps, h = len(qpos), qpos.shape[1] - 1, self._timestep
-        acceleration = np.diff(qvel, axis=1) / h
-        samples = (x.reshape(num_envs * steps, -1) for x in (qpos[:, :-1], qvel[:, :-1], acceleration))
-        found = self.inverse.linearise(*samples, np.repeat(control, steps, axis=0))
         by_step = [x.reshape(num_envs, -1, *x.shape[1:]) if len(x) > 1 else x[None] for x in found]
-        g_q, g_v, g_u = self.tangent.into(qpos[:, -1], of_qpos), of_qvel, np.zeros_like(control)
+        g_q, g_v = self.tangent.into(qpos[:, -1], of_qpos), of_qvel
+        g_u = np.zeros((num_envs, found.control.shape[1]))
         for k in reversed(range(steps)):
             by_position, by_velocity, by_acceleration = (x[:, k] for x in by_step[:3])
             force = by_step[3][:, k % by_step[3].shape[1]]

@@ -32,13 +32,15 @@ class _ControlStep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, qpos, qvel, control, path, derivatives, where):
-        ctx.path, ctx.control, ctx.derivatives, ctx.where = path, control.numpy(), derivatives, where
+        ctx.path, ctx.derivatives, ctx.where = path, derivatives, where
+        if any(ctx.needs_input_grad):
+            ctx.linearised = derivatives.linearise(*path, control.numpy())  # in threads, while the window goes on
         return tuple(torch.from_numpy(states[:, -1].copy()) for states in path)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_qpos, of_qvel):
-        found = ctx.derivatives.pull_back(*ctx.path, ctx.control, of_qpos.numpy(), of_qvel.numpy())
+        found = ctx.derivatives.pull_back(*ctx.path, ctx.linearised(), of_qpos.numpy(), of_qvel.numpy())
         for name, cotangent in zip(("position", "velocity", "control"), found, strict=True):
             broken = np.flatnonzero(~np.isfinite(cotangent).all(axis=1))
             if broken.size:

@@ -6,12 +6,8 @@ of an update. Here they are read and written once, and the gradient computes aga
 
 import ctypes
 import functools
-import os
 import platform
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pwm.compiled import compiled
 from pwm.errors import UserError
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
 WIDE = ["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -90,20 +87,12 @@ def available() -> bool:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """fused.cpp, compiled by each process for the processor it runs on, which takes two seconds and leaves no file.
+    """fused.cpp, compiled by each process for the processor it runs on, which takes two seconds.
 
     Raises:
         UserError: there is no C++ compiler that can.
     """
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))), None)
-    if compiler is None:
-        raise UserError("there is no C++ compiler; install g++")
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "fused.so"
-        done = subprocess.run([compiler, *FLAGS, *WIDE, SOURCE, "-o", target], capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(f"{compiler} cannot compile {SOURCE.name}: {done.stderr}")
-        library = ctypes.CDLL(str(target))
+    library = compiled(SOURCE, [*FLAGS, *WIDE])
     _keep_freed_memory()
     for function in (library.forward, library.backward):
         function.argtypes = [ctypes.POINTER(_Layer), ctypes.POINTER(_Member), ctypes.c_int, ctypes.c_bool]
