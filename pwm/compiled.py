@@ -25,5 +25,6 @@ def compiled(source: Path, flags: Sequence[str]) -> ctypes.CDLL:
         command = [compiler, "-std=c++17", "-shared", "-fPIC", *flags, source, "-o", target]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise UserError(f"{compiler} cannot compile {source.name}: {done.stderr}")
+            reason = next((line for line in done.stderr.splitlines() if "error" in line), "it says no more")
+            raise UserError(f"{compiler} cannot compile {source.name}: {reason}")
         return ctypes.CDLL(str(target))

@@ -3,9 +3,11 @@
 But for those of the tutorials, which test_tutorials.py follows.
 """
 
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -48,10 +50,16 @@ def test_command_runs(clone: Path, command: str) -> None:
         here += " --episodes 2"
     if "profiles/slurm" in here or "--cores 16" in here:
         here += " --dry-run"
-    done = subprocess.run(
-        here, shell=True, cwd=clone, env=environment(), capture_output=True, text=True, check=False, timeout=600
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(
+        here, shell=True, cwd=clone, env=environment(), text=True, start_new_session=True, **pipes
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    try:
+        told, _ = process.communicate(timeout=600)
+    finally:
+        if process.poll() is None:  # what the shell has started goes with it
+            os.killpg(process.pid, signal.SIGTERM)
+    assert process.returncode == 0, told
 
 
 def test_the_table_of_scores_is_filled() -> None:
