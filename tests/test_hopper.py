@@ -1,7 +1,9 @@
 """The hopper against MuJoCo's own quantities, plain stepping and closed forms."""
 
 import math
+from pathlib import Path
 
+import gymnasium
 import mujoco
 import numpy as np
 import pytest
@@ -251,7 +253,7 @@ def saved(model: mujoco.MjModel) -> np.ndarray:
     return buffer
 
 
-@pytest.mark.parametrize("task", ["hopper-stiff", "hopper-soft"])
+@pytest.mark.parametrize("task", ["hopper-stiff", "hopper-soft", "hopper-gymnasium"])
 def test_hopper_stands_on_other_contacts_for_the_whole_episode(task: str) -> None:
     env = envs.make(task, num_envs=2)
     observation, _ = env.reset()
@@ -261,3 +263,15 @@ def test_hopper_stands_on_other_contacts_for_the_whole_episode(task: str) -> Non
         np.testing.assert_array_equal(truncated, t == 1000)
     np.testing.assert_allclose(reward, 1 + 0.3 - 0.04, atol=0.03)
     assert np.abs(info["final_obs"][:, 5:]).max() < 0.1  # at rest
+
+
+def test_gymnasiums_hopper_has_its_foot_contacts_and_joints() -> None:
+    file = Path(gymnasium.__file__).parent / "envs/mujoco/assets/hopper.xml"
+    theirs = mujoco.MjModel.from_xml_path(str(file))
+    ours = envs.make("hopper-gymnasium", num_envs=1).scene()[0]
+    np.testing.assert_allclose(ours.dof_damping, theirs.dof_damping)
+    np.testing.assert_allclose(ours.dof_armature, theirs.dof_armature)
+    for name in ("torso", "thigh", "leg", "foot"):
+        one, other = ours.geom(name), theirs.geom(f"{name}_geom")
+        assert one.friction[0] == other.friction[0]
+        np.testing.assert_allclose(one.solimp[:3], other.solimp[:3])

@@ -124,7 +124,7 @@ def test_last_action_is_nought_at_the_start(body: str, model: mujoco.MjModel) ->
     np.testing.assert_array_equal(info["final_obs"][:, -model.nu :], 1.0)  # clipped
 
 
-@pytest.mark.parametrize("body", [*BODIES, "hopper-stiff", "hopper-soft"])
+@pytest.mark.parametrize("body", [*BODIES, "hopper-stiff", "hopper-soft", "hopper-gymnasium"])
 def test_result_does_not_depend_on_the_threads(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(threads: str) -> np.ndarray:
         monkeypatch.setenv("OMP_NUM_THREADS", threads)

@@ -62,7 +62,16 @@ def add_stops(spec: mujoco.MjSpec) -> None:
             stop.wrap_joint(joint.name, 1.0)
 
 
-def build_model(body: str, contact_stiffness: float = 1.0) -> mujoco.MjModel:
+def as_gymnasiums(spec: mujoco.MjSpec) -> None:
+    """Give the hopper what sets Gymnasium's apart: a foot that grips, contacts that yield, joints that damp less."""
+    spec.geom("foot").friction[0] = 2.0
+    for geom in spec.geoms:
+        geom.solimp[:3] = 0.8, 0.8, 0.01
+    for name in ("hip", "knee", "ankle"):
+        spec.joint(name).damping = 1.0
+
+
+def build_model(body: str, contact_stiffness: float = 1.0, gymnasiums: bool = False) -> mujoco.MjModel:
     """The model of a body, its muscles attached where it has a table of them.
 
     Contacts are `contact_stiffness` times as stiff as the body's own, at the same damping ratio: MuJoCo's stiffness
@@ -70,6 +79,8 @@ def build_model(body: str, contact_stiffness: float = 1.0) -> mujoco.MjModel:
     time step shrinks along with it, and a contact is resolved as well as before.
     """
     spec = mujoco.MjSpec.from_file(str(MODELS / f"{body}.xml"))
+    if gymnasiums:
+        as_gymnasiums(spec)
     add_stops(spec)
     muscles = MODELS / f"{body}.csv"
     if muscles.exists():
@@ -133,7 +144,7 @@ class LocomotionVectorEnv(TaskVectorEnv):
 
     def __init__(self, task: Task, num_envs: int, seed: int) -> None:
         self._body = BODIES[task.body]
-        self._model = build_model(task.body, task.contact_stiffness)
+        self._model = build_model(task.body, task.contact_stiffness, task.gymnasiums)
         low, high = self._model.actuator_ctrlrange.T
         self._centre, self._half_range = (high + low) / 2, (high - low) / 2
         self._simulation = Simulation(self._model, num_envs)

@@ -1,7 +1,7 @@
 """The task table: what the other parts need to know of a task without starting its simulator."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pwm.errors import UserError
@@ -15,8 +15,8 @@ class Task:
 
     `episode_length` counts decisions, each held for `action_repeat` control steps of the simulator. `score` names the
     number an evaluation reports: the episode's return as it is, or divided by the highest one that can be reached, or
-    success in the episode's last state. `body` and `contact_stiffness`, as a multiple of the body's own, are for
-    locomotion.
+    success in the episode's last state. `body`, `contact_stiffness`, as a multiple of the body's own, and
+    `gymnasiums`, whether foot and joints are those of Gymnasium's namesake, are for locomotion.
     """
 
     name: str
@@ -28,14 +28,15 @@ class Task:
     score: Literal["return", "return / 1000", "success"]
     body: str = ""
     contact_stiffness: float = 1.0
+    gymnasiums: bool = False
 
 
 # What a return is divided by, where the score is a return.
 RETURN_UNIT = {"return": 1.0, "return / 1000": 1000.0}
 
 
-def _locomotion(name: str, observation_dim: int, action_dim: int, body: str = "", stiffness: float = 1.0) -> Task:
-    return Task(name, "locomotion", observation_dim, action_dim, 1000, 1, "return", body or name, stiffness)
+def _locomotion(name: str, observation_dim: int, action_dim: int) -> Task:
+    return Task(name, "locomotion", observation_dim, action_dim, 1000, 1, "return", name)
 
 
 def _dmcontrol(name: str, observation_dim: int, action_dim: int) -> Task:
@@ -55,11 +56,12 @@ LOCOMOTION = (
     _locomotion("humanoid", 76, 21),
     _locomotion("snu-humanoid", 53, 152),
 )
-# The stiffness ablation's body and its opposite; of no suite that is aggregated.
-# Deviation D27: the paper has no soft hopper.
+# The stiffness ablation's body, its opposite, and the hopper of Gymnasium; of no suite that is aggregated.
+# Deviation D27: the paper has neither of the last two.
 CONTACTS = (
-    _locomotion("hopper-stiff", 11, 3, body="hopper", stiffness=25.0),
-    _locomotion("hopper-soft", 11, 3, body="hopper", stiffness=1 / 9),
+    replace(LOCOMOTION[0], name="hopper-stiff", contact_stiffness=25.0),
+    replace(LOCOMOTION[0], name="hopper-soft", contact_stiffness=1 / 9),
+    replace(LOCOMOTION[0], name="hopper-gymnasium", gymnasiums=True),
 )
 # In TD-MPC2's order, which fixes the index of a task in a multi-task model: the suite's own 19, then its authors' 11.
 DMCONTROL = (
