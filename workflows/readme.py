@@ -20,7 +20,12 @@ WORKFLOWS = Path(__file__).resolve().parent
 INDEXED = ("figures", "tables")
 IN_PAPER = ".. In the paper: "
 COSTS = ["rule", "jobs", "minutes in all", "longest job, minutes", "peak memory of a job, GiB"]
-PAGES = {"demo": Path("README.md"), "learning": Path("docs/learning.md"), "tuning": Path("docs/baselines.md")}
+PAGES = {
+    "contacts": Path("docs/shac.md"),
+    "demo": Path("README.md"),
+    "learning": Path("docs/learning.md"),
+    "tuning": Path("docs/baselines.md"),
+}
 
 
 def index(kind: str) -> str:
