@@ -201,6 +201,12 @@ def test_locomotion_together_is_in_units_of_ppo_or_not_drawn(tmp_path):
     assert set(learning_curves.draw(results)[1]["task"]) == {"hopper", "ant"}
 
 
+def test_other_contacts_are_tasks_and_stiff_ones_an_ablation(tmp_path):
+    matrix = {"stiffness": dict.fromkeys(("hopper-soft", "hopper-stiff"), [("ppo", "default")])}
+    results = read(learning_curves, tmp_path, matrix=matrix)
+    assert set(learning_curves.draw(results)[1]["task"]) == {"hopper-soft"}
+
+
 def test_a_suite_of_many_tasks_is_drawn_together_alone(tmp_path):
     tasks = ["walker-walk", "walker-run", "cheetah-run", "cup-catch", "cup-spin", "fish-swim", "hopper-hop"]
     matrix = {"mt30": {task: [("pwm", "default")] for task in tasks}}

@@ -5,8 +5,8 @@ The convention, for `workflows/config/<scale>.yaml`:
 - A variant `<ablation>.<value>` changes one thing of its algorithm's reference, on the tasks that it runs on.
 - The reference is the variant `reference`; where a scale lists none, it is `default`. A scale has a `reference` where
   its `default` costs too much to be varied.
-- The suite `stiffness` is an ablation as a whole: a variant on stiff contacts is compared with the same variant on the
-  same body's own, in the suite `locomotion`.
+- A task whose name ends in `-stiff`, of the suite `stiffness`, is an ablation as a whole: a variant on its contacts is
+  compared with the same variant on the same body's own, in the suite `locomotion`.
 
 Ablations: `regularisation` of the world model (none, spectral, plain, relu), `batch_size` of the policy, and
 `model_updates` and `model_horizon` of the world model's training. What they vary stands in `expected.csv`, in columns
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from pwm import progress, statistics
-from workflows.results import REFERENCES, SUITES, Results
+from workflows.results import REFERENCES, STIFF, SUITES, Results
 
 NONE = statistics.Estimate(np.nan, np.nan, np.nan)
 
@@ -156,15 +156,15 @@ def kept(stiff: np.ndarray, own: np.ndarray) -> float:
 
 
 def stiffened(results: Results) -> list[Stiffened]:
-    """Every algorithm and variant of the suite `stiffness`."""
+    """Every algorithm and variant on every stiff task of the suite `stiffness`."""
     found = []
     for algorithm, variant in results.algorithms("stiffness"):
         if algorithm in REFERENCES:
             continue
-        for task in results.tasks("stiffness"):
+        for task in filter(lambda task: task.endswith(STIFF), results.tasks("stiffness")):
             pair = (
                 _arm(results, "stiffness", suite, (name,), algorithm, variant)
-                for suite, name in (("stiffness", task), ("locomotion", task.removesuffix("-stiff")))
+                for suite, name in (("stiffness", task), ("locomotion", task.removesuffix(STIFF)))
             )
             found.append(Stiffened(task, algorithm, variant, *pair))
     return found

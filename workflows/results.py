@@ -23,10 +23,11 @@ from pwm import progress, statistics
 from pwm.errors import UserError
 from workflows.measured import check_scale, parse, read_measurement
 
-SUITES = {"locomotion": "Locomotion", "stiffness": "Stiff contacts", "mt30": "MT30", "mt80": "MT80"}
+SUITES = {"locomotion": "Locomotion", "stiffness": "Contacts", "mt30": "MT30", "mt80": "MT80"}
 ALGORITHMS = {"pwm": "PWM", "shac": "SHAC", "tdmpc2": "TD-MPC2", "ppo": "PPO", "sac": "SAC", "dreamerv3": "DreamerV3"}
 REFERENCES = {"random": "random policy", "data": "data"}  # measured, but no contestants
 PUBLISHED = ("published", "published online")  # variants that were not measured here
+STIFF = "-stiff"  # ends the name of a body with stiffer contacts than its own
 INPUTS = ("scores", "curves", "expected", "data")  # CSV files of a scale
 PPO_UNIT = "score / PPO's mean score"
 PROTOCOL = {"simulator": "{}", "episodes": "{:g} episodes"}  # in which scores of a task must agree
@@ -248,7 +249,7 @@ def read_results(
 def is_ablation(runs: pd.DataFrame) -> pd.Series:
     """Which rows are of an ablation, by the convention that `workflows.ablations` explains."""
     varied = runs["variant"].str.contains(".", regex=False) | (runs["variant"] == "reference")
-    return varied | (runs["suite"] == "stiffness")
+    return varied | runs["task"].str.endswith(STIFF)
 
 
 def _check_expected(table: pd.DataFrame, file: Path, expected: pd.DataFrame, of: Path) -> None:
