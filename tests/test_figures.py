@@ -202,7 +202,7 @@ def test_locomotion_together_is_in_units_of_ppo_or_not_drawn(tmp_path):
 
 
 def test_other_contacts_are_tasks_and_stiff_ones_an_ablation(tmp_path):
-    matrix = {"stiffness": dict.fromkeys(("hopper-soft", "hopper-stiff"), [("ppo", "default")])}
+    matrix = {"stiffness": {task: [("ppo", "default")] for task in ("hopper-soft", "hopper-stiff")}}
     results = read(learning_curves, tmp_path, matrix=matrix)
     assert set(learning_curves.draw(results)[1]["task"]) == {"hopper-soft"}
 
