@@ -14,7 +14,7 @@ from pwm import envs
 from pwm.envs.differentiable import make_differentiable
 from pwm.envs.vector import thread_count
 
-WINDOW = 8  # decisions between gradients
+WINDOW = 32  # decisions between gradients, as SHAC has them
 DEMANDED = {"hopper": 2200, "ant": 2000, "anymal": 1000, "humanoid": 450, "snu-humanoid": 100}  # a second and core
 
 
