@@ -112,7 +112,9 @@ class InverseDynamics:
         )
         # Of motors on hinges and slides, forces do not depend on the state.
         self._constant: np.ndarray | None = None
+        self._loop: Callable | None = None
         if (on_hinges & fixed).all():
+            self._loop = _compiled_loop()
             data = mujoco.MjData(self._model)
             mujoco.mj_forward(self._model, data)
             moment, gain, *_ = self._gains(data)
@@ -160,8 +162,7 @@ class InverseDynamics:
         """Fill in the samples `part`. MuJoCo's calls release Python's lock, and nearly all of the time is theirs."""
         data = self._free.get()
         try:
-            loop = _compiled_loop() if self._constant is not None else None
-            if loop is None:
+            if self._loop is None:
                 self._fill(model, data, part, given, found)
                 return
             ours = (data.qpos, data.qvel, data.qacc)
@@ -169,7 +170,7 @@ class InverseDynamics:
             sizes = (ctypes.c_int64 * 3)(*(len(x) for x in ours))
             places = ((ctypes.c_void_p * 3)(*(x.ctypes.data for x in xs)) for xs in (given, ours, found[:3]))
             samples = _Samples(part.start, part.step, part.stop, model.nv, sizes, *places)
-            loop(model._address, data._address, EPSILON, ctypes.byref(samples))
+            self._loop(model._address, data._address, EPSILON, ctypes.byref(samples))
         finally:
             self._free.put(data)
 

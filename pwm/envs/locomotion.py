@@ -57,7 +57,8 @@ def add_stops(spec: mujoco.MjSpec) -> None:
     """
     for joint in spec.joints:
         if joint.limited == mujoco.mjtLimited.mjLIMITED_FALSE and joint.range[0] < joint.range[1]:
-            joint.range = np.radians(joint.range)  # as compiling does for limited joints alone
+            if spec.compiler.degree:
+                joint.range = np.radians(joint.range)  # as compiling does for limited joints alone
             stop = spec.add_tendon(name=f"{joint.name}_stop", stiffness=STOP_STIFFNESS, springlength=joint.range)
             stop.wrap_joint(joint.name, 1.0)
 
