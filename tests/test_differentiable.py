@@ -210,6 +210,17 @@ def test_without_a_compiler_gradients_are_the_same_and_a_line_says_so(
     assert re.fullmatch(r"warning: gradients of the simulator take longer: .* install g\+\+\n", capsys.readouterr().err)
 
 
+def test_without_a_wanted_gradient_nothing_is_linearised(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = DifferentiableSimulation(Simulation(build_model("hopper"), 3), "hopper")
+    monkeypatch.setattr(step._derivatives, "linearise", None)
+    inputs = [torch.from_numpy(x.copy()) for x in samples_of("hopper", 3)]
+    step(*inputs)
+    with torch.no_grad():
+        step(*(x.requires_grad_() for x in inputs))
+    with pytest.raises(TypeError):
+        step(*inputs)
+
+
 def refused(change, *parts: str) -> None:
     """A pendulum that was changed is refused by name."""
     spec = mujoco.MjSpec.from_string(PENDULUM.format(step=0.004))

@@ -149,7 +149,7 @@ class InverseDynamics:
         return wait
 
     def follow_contacts(self, model: mujoco.MjModel) -> None:
-        """Take over the time constants and damping ratios of a model's contacts, for what has not begun."""
+        """Take over the time constants and damping ratios of a model's contacts, for what is asked from now on."""
         self._model = copy.copy(self._model)
         self._model.geom_solref[:] = model.geom_solref
 

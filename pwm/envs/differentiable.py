@@ -31,10 +31,8 @@ class _ControlStep(torch.autograd.Function):
     """The last state of a path as a function of the first state and the control."""
 
     @staticmethod
-    def forward(ctx, qpos, qvel, control, path, derivatives, where):
-        ctx.path, ctx.derivatives, ctx.where = path, derivatives, where
-        if any(ctx.needs_input_grad):
-            ctx.linearised = derivatives.linearise(*path, control.numpy())  # in threads, while the window goes on
+    def forward(ctx, qpos, qvel, control, path, linearised, derivatives, where):
+        ctx.path, ctx.linearised, ctx.derivatives, ctx.where = path, linearised, derivatives, where
         return tuple(torch.from_numpy(states[:, -1].copy()) for states in path)
 
     @staticmethod
@@ -46,7 +44,7 @@ class _ControlStep(torch.autograd.Function):
             if broken.size:
                 where = f"{ctx.where}: the gradient with respect to {name}"
                 raise FloatingPointError(f"{where} is not finite in environments {broken.tolist()}")
-        return *map(torch.from_numpy, found), None, None, None
+        return *map(torch.from_numpy, found), None, None, None, None
 
 
 class DifferentiableSimulation:
@@ -96,7 +94,11 @@ class DifferentiableSimulation:
         nq = self._simulation.model.nq
         path = np.concatenate([physics[:, None], trajectory], axis=1)
         split = path[..., 1 : 1 + nq], path[..., 1 + nq :]
-        return _ControlStep.apply(qpos, qvel, control, split, self._derivatives, f"{self._name}: control step {step}")
+        linearised = None
+        if torch.is_grad_enabled() and any(x.requires_grad for x in (qpos, qvel, control)):
+            linearised = self._derivatives.linearise(*split, control.detach().numpy())  # while the window goes on
+        where = f"{self._name}: control step {step}"
+        return _ControlStep.apply(qpos, qvel, control, split, linearised, self._derivatives, where)
 
     def soften(self, factor: float) -> None:
         """Give contacts `factor` times the body's own time constant, at the same damping ratio, from now on."""
