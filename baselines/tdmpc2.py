@@ -6,6 +6,7 @@ in the comments: 1 to 9, details of the TD-MPC2 paper (its appendix on hyper-par
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,6 +79,27 @@ def train(run: "Run") -> None:
     (_learn if settings.world_model is None else _score)(run, settings)
 
 
+def train_together(runs: "Sequence[Run]") -> None:
+    """Learn the online runs of several tasks and seeds in one process, which keeps a GPU busy.
+
+    Raises:
+        UserError: they are no online runs with planning, of the same settings and length of episode.
+    """
+    from baselines import _together
+
+    first, *others = (run.config for run in runs)
+    for other in others:
+        same = other.settings == first.settings and other.evaluation == first.evaluation
+        lengths = {get_task(one.task).episode_length for one in (first, other)}
+        if not same or len(lengths) > 1:
+            what = "settings" if not same else "lengths of their episodes"
+            raise UserError(f"{other.task} and {first.task}: the {what} differ; train them apart")
+    settings = config.validate(Settings, first.settings, "settings")
+    if settings.world_model is not None or settings.planning is None:
+        raise UserError("settings: only online runs that plan are trained together; train each of these alone")
+    _together.learn(runs, settings)
+
+
 def load_policy(folder: Path) -> Policy:
     """The policy of a finished run, without exploration; it repeats, since what planning draws is seeded by the run.
 
@@ -91,7 +113,7 @@ def load_policy(folder: Path) -> Policy:
 
     tensors, saved, run_config, settings = load_trained(folder, Settings)
     if settings.world_model is None:
-        model = build_model(_objective(settings), (run_config.task,))
+        model = build_model(learning_config(settings), (run_config.task,))
         model.load_state_dict(tensors)
         return _policy(model.to(default_device()).eval(), 0, run_config, settings)
     source = folder / saved["world_model"]["folder"]
@@ -101,7 +123,7 @@ def load_policy(folder: Path) -> Policy:
     return _policy(model, index_of(run_config.task, model_config, source), run_config, settings)
 
 
-def _objective(settings: Settings) -> PretrainConfig:
+def learning_config(settings: Settings) -> PretrainConfig:
     """The model's training, as that of a pre-trained one. 4. Gradients clipped to 20, targets follow at 0.01, entropy
     weighs 1e-4, 5 Q-functions with dropout 0.01 over 101 bins: defaults of `PretrainConfig` and `WorldModelConfig`.
     """
@@ -166,7 +188,8 @@ def _learn(run: "Run", settings: Settings) -> None:
     from pwm.online import OnlineEnvironment
     from pwm.pretrain import build_model, make_model_trainer, to_device
 
-    task, objective, random_steps = get_task(run.config.task), _objective(settings), _random_steps(run, settings)
+    task, random_steps = get_task(run.config.task), random_decisions(run, settings)
+    objective = learning_config(settings)
     model = build_model(objective, (task.name,)).to(run.device).eval()
     trainer = make_model_trainer(model, objective, (task.name,))
     seed = episode_seed("training", run.config.seed)
@@ -203,7 +226,7 @@ def _learn(run: "Run", settings: Settings) -> None:
     env.close()
 
 
-def _random_steps(run: "Run", settings: Settings) -> int:
+def random_decisions(run: "Run", settings: Settings) -> int:
     """7. Uniformly random decisions that begin the replay: 5 episodes, at least 1000.
 
     Raises:

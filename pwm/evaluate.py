@@ -4,9 +4,10 @@ python -m pwm.evaluate --run RUN_FOLDER --episodes 10
 """
 
 import argparse
+import itertools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,10 @@ class Evaluation:
         return float(self.returns.mean()) / RETURN_UNIT[rule]
 
 
-def evaluate(policy: Policy, task: str, episodes: int, seed: int) -> Evaluation:
-    """Run one episode in each of `episodes` environments.
+def rollout(task: str, episodes: int, seed: int) -> Generator[tuple[np.ndarray, np.ndarray], np.ndarray, Evaluation]:
+    """One episode in each of `episodes` environments: gives what a policy reads, and takes its actions [E, A].
 
     Args:
-        policy: deterministic policy.
         task: task name.
         episodes: number of episodes, E.
         seed: episode i starts from seed + i.
@@ -64,11 +64,8 @@ def evaluate(policy: Policy, task: str, episodes: int, seed: int) -> Evaluation:
     returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=int)
     last, anywhere = np.zeros(episodes, dtype=bool), np.zeros(episodes, dtype=bool)
     alive, first = np.ones(episodes, dtype=bool), np.ones(episodes, dtype=bool)
-    steps = range(get_task(task).episode_length)
-    for _ in tqdm(steps, desc=f"{task} evaluation", unit="step", mininterval=2.0, leave=False):
-        if not alive.any():
-            break
-        obs, reward, terminated, truncated, info = env.step(policy(obs, first))
+    while alive.any():
+        obs, reward, terminated, truncated, info = env.step((yield obs, first))
         returns[alive] += reward[alive]
         rewards.append(np.where(alive, reward, 0.0))
         lengths[alive] += 1
@@ -80,6 +77,22 @@ def evaluate(policy: Policy, task: str, episodes: int, seed: int) -> Evaluation:
     return Evaluation(returns, lengths, last, anywhere, first_obs, np.stack(rewards))
 
 
+def evaluate(policy: Policy, task: str, episodes: int, seed: int) -> Evaluation:
+    """`rollout` with a deterministic policy."""
+    steps = rollout(task, episodes, seed)
+    given = next(steps)
+    for _ in tqdm(itertools.count(), **_bar(task)):
+        try:
+            given = steps.send(policy(*given))
+        except StopIteration as end:
+            return end.value
+
+
+def _bar(task: str) -> dict[str, Any]:
+    total = get_task(task).episode_length
+    return {"desc": f"{task} evaluation", "total": total, "unit": "step", "mininterval": 2.0, "leave": False}
+
+
 def curve_point(
     run: runs.Run,
     policy: Policy,
@@ -88,7 +101,7 @@ def curve_point(
     measure: Callable[[Evaluation], dict[str, float]] | None = None,
     **metrics: Any,
 ) -> None:
-    """Evaluate during training: log one row of the learning curve and print one line. Not counted as training time.
+    """Evaluate during training and log it. Not counted as training time.
 
     Args:
         run: a run whose config is a `RunConfig`.
@@ -99,13 +112,22 @@ def curve_point(
         metrics: losses and the like.
     """
     run.check()
-    settings: RunConfig = run.config
     with run.pause():
-        seed = episode_seed("curve", settings.seed)
-        result = evaluate(policy, settings.task, settings.evaluation.curve_episodes, seed)
+        result = evaluate(policy, *curve_episodes(run.config))
+    log_point(run, result, env_steps, updates, **(measure(result) if measure else {}), **metrics)
+
+
+def curve_episodes(settings: RunConfig) -> tuple[str, int, int]:
+    """Task, number and first seed of the episodes that a point of the learning curve is made of."""
+    return settings.task, settings.evaluation.curve_episodes, episode_seed("curve", settings.seed)
+
+
+def log_point(run: runs.Run, result: Evaluation, env_steps: int, updates: int, **metrics: Any) -> None:
+    """Log one row of the learning curve and print one line; the arguments are those of `curve_point`."""
+    settings: RunConfig = run.config
     row = {"env_steps": env_steps, "updates": updates, "wall_time_s": 0.0}
     row |= {"return": result.returns.mean(), "success": result.success_last.mean()}
-    run.log(row | (measure(result) if measure else {}) | metrics)
+    run.log(row | metrics)
     returns = f"return {result.returns.mean():.1f} ± {result.returns.std():.1f}"
     who = f"{settings.task} {settings.algorithm}/{settings.variant} seed {settings.seed}"
     # On a line of its own, not behind the progress bar.

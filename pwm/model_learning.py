@@ -127,10 +127,18 @@ def policy_prior_loss(
         values.append(model.q_value(latent, action, task, members).mean(0))
         entropies.append(entropy)
     value, entropy = torch.cat(values), torch.cat(entropies)
-    low, high = (torch.quantile(value[0].detach(), share) for share in (0.05, 0.95))
+    low, high = (_quantile(value[0].detach(), share) for share in (0.05, 0.95))
     scale = torch.lerp(scale, (high - low).clamp(min=1.0), config.target_rate)
     weight = _weights(len(z), config.rho, z)
     return -(weight * (value / scale + config.entropy_coef * entropy).mean(1)).sum(), scale
+
+
+def _quantile(x: Tensor, share: float) -> Tensor:
+    """torch.quantile of x [B], as operations that vmap and compilers know."""
+    ordered, last = x.sort().values, len(x) - 1
+    below = min(int(share * last), last - 1)
+    place = x.new_full((), share) * last  # rounded as torch.quantile rounds it
+    return ordered[below].lerp(ordered[below + 1], place - below)
 
 
 class ModelTrainer:
@@ -182,40 +190,50 @@ class ModelTrainer:
     def _step(self, *parts: Tensor) -> dict[str, Tensor]:
         config, model, batch = self.config, self.model, Batch(*parts)
         with computed(config.precision, config.compile, batch.obs.device):
-            with torch.no_grad():
-                next_z = model.encode(batch.obs[1:], batch.task)
-            target = None
-            if self.with_value:
-                noise = processes.randn(*batch.action.shape, device=batch.action.device)
-                members = self._draw_members()
-                target = td_target(model, batch, next_z, self.discount[batch.task], noise, members)
-            loss, terms, z = world_model_loss(model, batch, next_z, config, target)
+            loss, terms, z = self._model_loss(*batch)
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        gradients = processes.mean(torch.autograd.grad(loss, parameters))
-        norm = apply_gradients(self.optimiser, parameters, gradients, config.grad_norm)
+        norm = self._descend(self.optimiser, parameters, loss)
         metrics = {"model_loss": loss.detach(), **terms, "model_grad_norm": norm}
         if self.with_value:
-            metrics |= self._update_prior(z.detach(), batch)
+            metrics |= self._update_prior(z.detach(), batch.task)
             model.update_target(config.target_rate)
         return dict(zip(metrics, processes.mean([*metrics.values()]), strict=True))
+
+    def _model_loss(self, *parts: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """`world_model_loss` of a batch, with what is drawn for it."""
+        model, batch, target = self.model, Batch(*parts), None
+        with torch.no_grad():
+            next_z = model.encode(batch.obs[1:], batch.task)
+        if self.with_value:
+            noise = processes.randn(*batch.action.shape, device=batch.action.device)
+            members = self._draw_members()
+            target = td_target(model, batch, next_z, self.discount[batch.task], noise, members)
+        return world_model_loss(model, batch, next_z, self.config, target)
 
     def _draw_members(self) -> Tensor:
         """Two different Q-functions at random."""
         return permutation(self.model.config.num_q, self.discount.device)[:2]
 
-    def _update_prior(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def _update_prior(self, z: Tensor, task: Tensor) -> dict[str, Tensor]:
         """One step of the policy prior on the latents z [H + 1, B, Z] of the model's own update."""
         config, model = self.config, self.model
-        noise = processes.randn(*z.shape[:2], model.action_dim, device=z.device)
-        members = self._draw_members()
         with frozen(model.q_heads), computed(config.precision, config.compile, z.device):
-            loss, scale = policy_prior_loss(model, z, batch.task, noise, members, self.value_scale, config)
+            loss, scale = self._prior_loss(z, task, self.value_scale)
         (scale,) = processes.mean([scale])  # of the values in every process's share
         self.value_scale.copy_(scale)
-        parameters = list(model.policy_prior.parameters())
-        gradients = processes.mean(torch.autograd.grad(loss, parameters))
-        norm = apply_gradients(self.prior_optimiser, parameters, gradients, config.grad_norm)
+        norm = self._descend(self.prior_optimiser, list(model.policy_prior.parameters()), loss)
         return {"prior_loss": loss.detach(), "prior_grad_norm": norm, "value_scale": scale}
+
+    def _prior_loss(self, z: Tensor, task: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """`policy_prior_loss` with what is drawn for it."""
+        noise = processes.randn(*z.shape[:2], self.model.action_dim, device=z.device)
+        members = self._draw_members()
+        return policy_prior_loss(self.model, z, task, noise, members, scale, self.config)
+
+    def _descend(self, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor) -> Tensor:
+        """One step down the loss; the gradient's norm."""
+        gradients = processes.mean(torch.autograd.grad(loss, parameters))
+        return apply_gradients(optimiser, parameters, gradients, self.config.grad_norm)
 
     def state(self) -> dict:
         """Everything needed to go on exactly."""

@@ -95,18 +95,21 @@ class OnlineEnvironment:
 
     def __call__(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step all environments (`pwm.agent.Environment`)."""
-        action = action.cpu().numpy()
+        ended, terminated = self.step(action.cpu().numpy())
+        ends, terminated = (
+            torch.from_numpy(flag.astype(np.float32)).to(self.task.device) for flag in (ended, terminated)
+        )
+        return ends, terminated, self.encode()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Step all environments by actions [B, A] and store it; where episodes ended, and of those, terminated [B]."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.replay.add(self.obs, action, reward, terminated, truncated, info["final_obs"])
         # Deviation D15: of all rewards seen, which are only divided by it; the public code also centres and clips them.
         self.reward_scale.update(torch.from_numpy(reward))
         self.obs = obs
         self.env_steps += len(obs)
-        ends, terminated = (
-            torch.from_numpy(flag.astype(np.float32)).to(self.task.device)
-            for flag in (terminated | truncated, terminated)
-        )
-        return ends, terminated, self.encode()
+        return terminated | truncated, terminated
 
     def state(self) -> dict:
         """Everything needed to go on exactly."""

@@ -105,34 +105,46 @@ class Planner(PriorActor):
         """As `PriorActor`: the first action of one of the elites; `explore` adds the Gaussian's noise to it."""
         mask = self.model.action_mask[task]
         last = z.new_zeros(self.horizon, *mask.shape) if self.mean is None else self.mean
-        # Warm start: the last plan, one step on; none where an episode begins.
-        start = torch.cat([last[1:], torch.zeros_like(last[:1])]) * ~first.unsqueeze(-1)
-        found = self._fastest_search(z, task, start)
+        found = self._fastest_search(z, task, first, last)
         self.mean, action = found["mean"], found["action"]
         if explore:
             action = action + found["std"] * self.normal(*mask.shape)
         return action.clamp(-1.0, 1.0) * mask
 
-    def _search(self, z: Tensor, task: Tensor, mean: Tensor) -> dict[str, Tensor]:
-        """From a Gaussian's `mean` [H, B, A]: the last fit's, an elite's first `action` [B, A] and the `std` there."""
-        mask = self.model.action_mask[task]
-        shape = self.horizon, *mask.shape
-        std = torch.full_like(mean, STD_MAX)
+    def _search(self, z: Tensor, task: Tensor, first: Tensor, last: Tensor) -> dict[str, Tensor]:
+        """From the `last` fit's mean: that of this one [H, B, A], an elite's first `action` [B, A], the `std` there."""
         with computed(self.precision, self.compile, z.device):
-            proposed = self._propose(z, task)
+            proposed, mean, std = self._start(z, task, first, last)
             for _ in range(self.iterations):
-                noise = self.normal(self.samples - self.prior_samples, *shape)
-                actions = torch.cat([proposed, (mean + std * noise).clamp(-1.0, 1.0) * mask])
-                value, index = self.value(z, actions, task).topk(self.elites, dim=0)
-                elites = actions.gather(0, index[:, None, :, None].expand(-1, self.horizon, -1, mask.shape[1]))
-                weight = torch.softmax(TEMPERATURE * value, dim=0)  # [E, B]
-                share = weight[:, None, :, None]
-                mean = (share * elites).sum(0)
-                std = (share * (elites - mean).square()).sum(0).sqrt().clamp(STD_MIN, STD_MAX)
+                mean, std, elites, weight = self._fit(z, task, proposed, mean, std)
+        return {"mean": mean, "action": self._choose(elites, weight), "std": std[..., 0, :, :]}
+
+    def _start(self, z: Tensor, task: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The prior's sequences [P, H, B, A] and the Gaussian's first mean and standard deviation [H, B, A]."""
+        # Warm start: the last plan, one step on; none where an episode begins.
+        mean = torch.cat([last[1:], torch.zeros_like(last[:1])]) * ~first.unsqueeze(-1)
+        return self._propose(z, task), mean, torch.full_like(mean, STD_MAX)
+
+    def _fit(
+        self, z: Tensor, task: Tensor, proposed: Tensor, mean: Tensor, std: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The Gaussian's next mean and standard deviation, the elites [E, H, B, A] it is fitted to, their weights."""
+        mask = self.model.action_mask[task]
+        noise = self.normal(self.samples - self.prior_samples, self.horizon, *mask.shape)
+        actions = torch.cat([proposed, (mean + std * noise).clamp(-1.0, 1.0) * mask])
+        value, index = self.value(z, actions, task).topk(self.elites, dim=0)
+        elites = actions.gather(0, index[:, None, :, None].expand(-1, self.horizon, -1, mask.shape[1]))
+        weight = torch.softmax(TEMPERATURE * value, dim=0)  # [E, B]
+        share = weight[:, None, :, None]
+        mean = (share * elites).sum(0)
+        std = (share * (elites - mean).square()).sum(0).sqrt().clamp(STD_MIN, STD_MAX)
+        return mean, std, elites, weight
+
+    def _choose(self, elites: Tensor, weight: Tensor) -> Tensor:
+        """The first action of an elite, drawn by its weight."""
         # The smallest of exponential times with rates `weight`: elite k in a share `weight` of all draws.
         chosen = (self.exponential(*weight.shape) / weight).argmin(0)
-        action = elites[chosen, 0, torch.arange(len(z), device=z.device)]
-        return {"mean": mean, "action": action, "std": std[0]}
+        return elites[chosen, 0, torch.arange(elites.shape[2], device=elites.device)]
 
     def _propose(self, z: Tensor, task: Tensor) -> Tensor:
         """Sequences of the policy prior, acted out in the model: [P, H, B, A]."""

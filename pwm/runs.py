@@ -276,7 +276,7 @@ class Run:
                 print(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})", file=sys.stderr)
         else:
             raise UserError(f"{self.state_folder}: no state there can be read; delete it to start this run anew")
-        self.rows, self._elapsed_before = whole["rows"], whole["elapsed"]
+        self.go_on(whole["rows"], whole["elapsed"])
         torch.set_rng_state(whole["torch_rng"].cpu())
         if whole["cuda_rng"]:
             torch.cuda.set_rng_state_all([rng.cpu() for rng in whole["cuda_rng"]])
@@ -284,6 +284,10 @@ class Run:
         np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
         print(f"resuming from {path}", file=sys.stderr)
         return whole["state"]
+
+    def go_on(self, rows: list[dict[str, Any]], elapsed: float) -> None:
+        """Take up the metrics and the seconds of training that a killed run had."""
+        self.rows, self._elapsed_before = rows, elapsed
 
     def _read_state(self, path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:

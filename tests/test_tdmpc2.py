@@ -221,7 +221,7 @@ def test_the_prior_acts_by_its_mode_or_with_noise():
 
 
 def test_the_defaults_are_the_papers():
-    objective = tdmpc2._objective(Settings())
+    objective = tdmpc2.learning_config(Settings())
     expected = {"batch_size": 256, "learning_rate": 3e-4, "encoder_lr_scale": 0.3, "rho": 0.5, "grad_norm": 20.0}
     expected |= {"consistency_coef": 20.0, "reward_coef": 0.1, "value_coef": 0.1, "target_rate": 0.01, "horizon": 3}
     expected |= {"entropy_coef": 1e-4, "final_lr": 3e-4}
@@ -259,7 +259,7 @@ def test_online_learning_in_order(tmp_path, monkeypatch):
 
 def test_seed_phase_follows_the_episode_length(tmp_path):
     def steps(task, **settings):
-        return tdmpc2._random_steps(Run(tmp_path / task, run_config(task, "tdmpc2")), Settings(**settings))
+        return tdmpc2.random_decisions(Run(tmp_path / task, run_config(task, "tdmpc2")), Settings(**settings))
 
     assert [steps(task) for task in ("hopper", "cartpole-swingup", "mw-reach")] == [5000, 2500, 1000]
     refusal(lambda: steps("hopper", env_steps=4000), "seed_steps is 5000", "env_steps 4000")

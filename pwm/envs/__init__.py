@@ -28,8 +28,10 @@ SIMULATORS = {
 }
 
 
-def make(task: str, num_envs: int = 1, seed: int = 0) -> TaskVectorEnv:
+def make(task: str, num_envs: int = 1, seed: int = 0, apart: bool = False) -> TaskVectorEnv:
     """`num_envs` environments of a task, stepped together; environment i is seeded with `seed + i`.
+
+    `apart` puts even a single one into a process of its own, where Python would step it in this one.
 
     Raises:
         UserError: no such task, a number out of range, or another version of the simulator than the pinned one.
@@ -38,7 +40,7 @@ def make(task: str, num_envs: int = 1, seed: int = 0) -> TaskVectorEnv:
     check_simulator(known.family)
     module, name = _VECTOR_ENVS[known.family]
     workers = min(thread_count(), num_envs)
-    if known.family in PYTHON_BOUND and workers > 1:
+    if known.family in PYTHON_BOUND and (apart or workers > 1):
         return ParallelVectorEnv(module, name, known, num_envs, seed, workers)
     return getattr(importlib.import_module(module), name)(known, num_envs, seed)
 

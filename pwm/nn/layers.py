@@ -61,7 +61,8 @@ class _MishFunction(torch.autograd.Function):
 
 def mish(x: Tensor) -> Tensor:
     """Mish activation x · tanh(softplus(x)), elementwise; on a CPU once differentiable, and faster than torch's own."""
-    return F.mish(x) if x.is_cuda else _MishFunction.apply(x)
+    torchs_own = x.is_cuda or torch._C._functorch.is_batchedtensor(x)  # vmap knows nothing of ours
+    return F.mish(x) if torchs_own else _MishFunction.apply(x)
 
 
 def products_in(precision: str, device: torch.device) -> torch.autocast:

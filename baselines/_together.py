@@ -1,0 +1,195 @@
+"""TD-MPC2's online runs of several tasks and seeds in one process, for a GPU: see `pwm.stacked`.
+
+Each run is what it would be alone, but for the random numbers, and for the update that is made while the environments
+take a decision: it knows the decisions before. All have the same settings.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from baselines.tdmpc2 import Settings, learning_config, random_decisions
+from pwm import envs
+from pwm.data.batch import Batch
+from pwm.envs.tasks import get_task
+from pwm.evaluate import Evaluation, curve_episodes, curve_updates, episode_seed, log_point, rollout
+from pwm.model_learning import discount_factor
+from pwm.nn.world_model import WorldModel
+from pwm.online import OnlineEnvironment
+from pwm.pretrain import build_model
+from pwm.runs import CHECK_EVERY, Run, seed_everything
+from pwm.stacked import Stack, StackPlanner, StackTrainer, padded, unpadded
+
+ALIGNED = 8  # widths that are multiples of it are what a GPU multiplies fast in bfloat16
+
+
+class Together:
+    """R runs: a stack of models with its trainer and planner, and each run's environments and replay."""
+
+    def __init__(self, runs: Sequence[Run], settings: Settings) -> None:
+        self.runs, self.settings, self.device = runs, settings, runs[0].device
+        self.tasks = [get_task(run.config.task) for run in runs]
+        self.threads = ThreadPoolExecutor(len(runs))
+        self.models = []
+        for run, task in zip(runs, self.tasks, strict=True):
+            seed_everything(run.config.seed)
+            self.models.append(build_model(learning_config(settings), (task.name,)).to(self.device).eval())
+        self.worlds = [*self.threads.map(self._world, runs, self.models)]
+        widths = ([getattr(task, name) for task in self.tasks] for name in ("observation_dim", "action_dim"))
+        self.observation_dim, action_dim = (-(-max(width) // ALIGNED) * ALIGNED for width in widths)
+        self.wide = padded(self.models[0], self.observation_dim, action_dim)
+        self.stack = Stack([padded(model, self.observation_dim, action_dim) for model in self.models], settings.compile)
+        self.discount = discount_factor(self.tasks[0].episode_length)
+        self.trainer = StackTrainer(self.stack, learning_config(settings), self.discount)
+        self.planner = self.make_planner()
+        self.first = np.ones((len(runs), settings.num_envs), bool)
+
+    def _world(self, run: Run, model: WorldModel) -> OnlineEnvironment:
+        seed = episode_seed("training", run.config.seed)
+        env = envs.make(run.config.task, self.settings.num_envs, seed, apart=True)
+        return OnlineEnvironment(env, self.settings.replay_capacity, seed, model)
+
+    def make_planner(self) -> StackPlanner:
+        """A search that has planned nothing yet."""
+        settings = self.settings
+        search = settings.planning.model_dump() | {"precision": settings.precision, "compile": settings.compile}
+        return StackPlanner(self.stack, self.discount, settings.horizon, **search)
+
+    @property
+    def env_steps(self) -> int:
+        """Decisions so far of each run."""
+        return self.worlds[0].env_steps
+
+    def decide(self) -> Callable[[], np.ndarray]:
+        """Begin to plan for all environments; what is returned waits for the actions [R, B, A]."""
+        obs = self.to_device(self.widened([torch.from_numpy(world.obs) for world in self.worlds]))
+        return _leaving(self.planner(obs, self.to_device(torch.from_numpy(self.first)), explore=True))
+
+    def act(self, actions: np.ndarray) -> None:
+        """Take a decision in all environments, at the same time."""
+        step = lambda world, action: world.step(action[:, : world.env.task.action_dim])[0]  # noqa: E731
+        self.first = np.stack([*self.threads.map(step, self.worlds, actions)])
+
+    def draw(self) -> Batch:
+        """A batch of each replay, [R, ...]."""
+        settings = self.settings
+        batches = [world.replay.sample(settings.batch_size, settings.horizon) for world in self.worlds]
+        obs, action, *rest = zip(*batches, strict=True)
+        parts = self.widened(obs), self.widened(action, self.stack.whole.action_dim), *map(torch.stack, rest)
+        return Batch(*map(self.to_device, parts))
+
+    def widened(self, parts: Sequence[Tensor], width: int | None = None) -> Tensor:
+        """Tensors [..., w] of the runs as one, zero beyond each one's own width: [R, ..., O], or that `width`."""
+        whole = torch.zeros(len(parts), *parts[0].shape[:-1], width or self.observation_dim)
+        for own, part in zip(whole, parts, strict=True):
+            own[..., : part.shape[-1]] = part
+        return whole
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """The tensor there, without waiting for it."""
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+    def evaluate(self) -> list[Evaluation]:
+        """Every run's episodes for a point of its learning curve, a decision of all at a time."""
+        planner, results = self.make_planner(), [None] * len(self.runs)
+        episodes = [rollout(*curve_episodes(run.config)) for run in self.runs]
+        obs, first = map(list, zip(*map(next, episodes), strict=True))
+        with tqdm(desc="evaluation", unit="step", mininterval=2.0, leave=False) as bar:
+            while None in results:
+                given = self.widened([*map(torch.from_numpy, obs)]), torch.from_numpy(np.stack(first))
+                actions = planner(*map(self.to_device, given)).cpu().numpy()
+                for r in (r for r, result in enumerate(results) if result is None):
+                    try:
+                        obs[r], first[r] = episodes[r].send(actions[r, :, : self.tasks[r].action_dim])
+                    except StopIteration as end:
+                        results[r] = end.value
+                bar.update()
+        return results
+
+    def point(self, updates: int, metrics: dict[str, Tensor]) -> None:
+        """Log a point of every run's learning curve."""
+        with contextlib.ExitStack() as pauses:
+            for run in self.runs:
+                pauses.enter_context(run.pause())
+            results = self.evaluate()
+        for r, (run, result) in enumerate(zip(self.runs, results, strict=True)):
+            log_point(run, result, self.env_steps, updates, **{name: value[r] for name, value in metrics.items()})
+
+    def finish(self) -> None:
+        """Finish every run with its own model; last the first, which holds the state of all."""
+        names = [str(run.out) for run in self.runs]
+        for r, (run, model) in reversed([*enumerate(zip(self.runs, self.models, strict=True))]):
+            unpadded(self.stack.take(r, self.wide), model)
+            run.finish(Path("policy"), model.state_dict(), task=run.config.task, together=names)
+            self.worlds[r].env.close()
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on exactly."""
+        return {
+            "trainer": self.trainer.state(),
+            "worlds": [world.state() for world in self.worlds],
+            "mean": self.planner.mean,
+            "first": torch.from_numpy(self.first),
+            "rows": [run.rows for run in self.runs],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        self.trainer.restore(state["trainer"])
+        self.planner.mean, self.first = state["mean"], state["first"].cpu().numpy()
+        for run, world, rows, of_world in zip(self.runs, self.worlds, state["rows"], state["worlds"], strict=True):
+            world.restore(of_world)
+            run.go_on(rows, self.runs[0].wall_time)
+
+
+def learn(runs: Sequence[Run], settings: Settings) -> None:
+    """Act and learn in turn, in all runs at once."""
+    all_runs, lead, done, metrics = Together(runs, settings), runs[0], 0, {}
+    random_steps = random_decisions(lead, settings)
+    if state := lead.load_state():
+        all_runs.restore(state["together"])
+        done = state["updates"]
+    else:
+        seed_everything(lead.config.seed)
+        all_runs.point(done, metrics)
+    points = curve_updates(settings.env_steps, lead.config.evaluation.curve_points)
+    while all_runs.env_steps < random_steps:
+        actions = 2.0 * torch.rand(*all_runs.first.shape, all_runs.stack.whole.action_dim) - 1.0
+        all_runs.act(actions.numpy())
+    for update in lead.progress(settings.env_steps, done):
+        acts = all_runs.env_steps < update + 1
+        actions = all_runs.decide() if acts else None
+        metrics, done = all_runs.trainer.update(all_runs.draw(), 0.0), update + 1
+        if acts:
+            all_runs.act(actions())
+        if done % CHECK_EVERY == 0:
+            for r, run in enumerate(runs):
+                run.watch(done, {name: value[r] for name, value in metrics.items()})
+                run.check()
+        if done in points:
+            all_runs.point(done, metrics)
+        lead.save_state(lambda: {"together": all_runs.state(), "updates": done})  # noqa: B023
+    all_runs.finish()
+
+
+def _leaving(tensor: Tensor) -> Callable[[], np.ndarray]:
+    """Begin to copy a tensor to the host; what is returned waits for it, and not for what a GPU is told to do later."""
+    if not tensor.is_cuda:
+        return tensor.numpy
+    host = torch.empty(tensor.shape, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+
+    def wait() -> np.ndarray:
+        event.synchronize()
+        return host.numpy()
+
+    return wait
