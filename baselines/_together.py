@@ -48,7 +48,9 @@ class Together:
         self.stack = Stack([padded(model, self.observation_dim, action_dim) for model in self.models], settings.compile)
         self.discount = discount_factor(self.tasks[0].episode_length)
         self.trainer = StackTrainer(self.stack, learning_config(settings), self.discount)
-        self.planner = self.make_planner()
+        self.planner = self.evaluator = self.make_planner()
+        if runs[0].config.evaluation.curve_episodes != settings.num_envs:
+            self.evaluator = self.make_planner()  # another number of environments is compiled anew
         self.first = np.ones((len(runs), settings.num_envs), bool)
 
     def _world(self, run: Run, model: WorldModel) -> OnlineEnvironment:
@@ -98,7 +100,8 @@ class Together:
 
     def evaluate(self) -> list[Evaluation]:
         """Every run's episodes for a point of its learning curve, a decision of all at a time."""
-        planner, results = self.make_planner(), [None] * len(self.runs)
+        planner, results = self.evaluator, [None] * len(self.runs)
+        before, planner.mean = planner.mean, None
         episodes = [rollout(*curve_episodes(run.config)) for run in self.runs]
         obs, first = map(list, zip(*map(next, episodes), strict=True))
         with tqdm(desc="evaluation", unit="step", mininterval=2.0, leave=False) as bar:
@@ -111,6 +114,7 @@ class Together:
                     except StopIteration as end:
                         results[r] = end.value
                 bar.update()
+        planner.mean = before
         return results
 
     def point(self, updates: int, metrics: dict[str, Tensor]) -> None:

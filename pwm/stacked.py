@@ -112,16 +112,13 @@ class StackTrainer(ModelTrainer):
         self._graphed_step = graphed(self._step, config.compile, self.discount.device, ())
 
     def _descend(self, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor) -> Tensor:
-        gradients = [gradient.contiguous() for gradient in torch.autograd.grad(loss.sum(), parameters)]
-        norms = []
-        for of_one in zip(*gradients, strict=True):
-            norms.append(nn.utils.get_total_norm(of_one))
-            share = (self.config.grad_norm / (norms[-1] + 1e-6)).clamp(max=1.0)  # as clip_grads_with_norm_ does
-            torch._foreach_mul_(list(of_one), share)
+        gradients = [gradient.contiguous() for gradient in torch.autograd.grad(loss.sum(), parameters)]  # Adam wants it
+        norm = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+        share = (self.config.grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grads_with_norm_
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient * share.view(-1, *[1] * (gradient.dim() - 1))
         optimiser.step()
-        return torch.stack(norms)
+        return norm
 
 
 class StackPlanner(Planner):
