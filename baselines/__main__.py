@@ -32,7 +32,9 @@ def main() -> None:
         raise UserError(f"--config: runs of {', '.join([name, *others])} are not trained together; give one at a time")
     from pwm.runs import Run
 
-    runs = [Run(*which, args.tensorboard, model=args.model) for which in zip(args.out, run_configs, strict=True)]
+    often = 60.0 * len(run_configs)  # the state of many is large
+    settings = {"tensorboard": args.tensorboard, "save_every": often, "model": args.model}
+    runs = [Run(*which, **settings) for which in zip(args.out, run_configs, strict=True)]
     if len(runs) > 1:
         together(runs)
     else:
