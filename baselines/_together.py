@@ -36,12 +36,12 @@ class Together:
     def __init__(self, runs: Sequence[Run], settings: Settings) -> None:
         self.runs, self.settings, self.device = runs, settings, runs[0].device
         self.tasks = [get_task(run.config.task) for run in runs]
-        self.threads = ThreadPoolExecutor(len(runs))
         self.models = []
         for run, task in zip(runs, self.tasks, strict=True):
             seed_everything(run.config.seed)
             self.models.append(build_model(learning_config(settings), (task.name,)).to(self.device).eval())
-        self.worlds = [*self.threads.map(self._world, runs, self.models)]
+        with ThreadPoolExecutor(len(runs)) as threads:  # their processes start at the same time
+            self.worlds = [*threads.map(self._world, runs, self.models)]
         widths = ([getattr(task, name) for task in self.tasks] for name in ("observation_dim", "action_dim"))
         self.observation_dim, action_dim = (-(-max(width) // ALIGNED) * ALIGNED for width in widths)
         self.wide = padded(self.models[0], self.observation_dim, action_dim)
@@ -76,8 +76,10 @@ class Together:
 
     def act(self, actions: np.ndarray) -> None:
         """Take a decision in all environments, at the same time."""
-        step = lambda world, action: world.step(action[:, : world.env.task.action_dim])[0]  # noqa: E731
-        self.first = np.stack([*self.threads.map(step, self.worlds, actions)])
+        own = [action[:, : task.action_dim] for action, task in zip(actions, self.tasks, strict=True)]
+        for world, action in zip(self.worlds, own, strict=True):
+            world.env.begin(action)
+        self.first = np.stack([world.step(action)[0] for world, action in zip(self.worlds, own, strict=True)])
 
     def draw(self) -> Batch:
         """A batch of each replay, [R, ...]."""

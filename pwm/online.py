@@ -106,7 +106,8 @@ class OnlineEnvironment:
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.replay.add(self.obs, action, reward, terminated, truncated, info["final_obs"])
         # Deviation D15: of all rewards seen, which are only divided by it; the public code also centres and clips them.
-        self.reward_scale.update(torch.from_numpy(reward))
+        if not self.model.config.reward_bins:
+            self.reward_scale.update(torch.from_numpy(reward))
         self.obs = obs
         self.env_steps += len(obs)
         return terminated | truncated, terminated

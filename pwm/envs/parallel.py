@@ -11,6 +11,8 @@ import subprocess
 import sys
 import traceback
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -42,6 +44,7 @@ class ParallelVectorEnv(TaskVectorEnv):
         self._parts = [slice(*ends) for ends in itertools.pairwise(bounds)]
         self._shared, launcher, self._pipes = _start(module, name, task, num_envs, workers)
         self._stop = weakref.finalize(self, _stop, launcher, self._pipes)
+        self._begun = False
         self.task = task  # errors name it
         self._ask("build", [(task, num_envs, part) for part in self._parts])
         super().__init__(task, num_envs, seed)
@@ -61,10 +64,17 @@ class ParallelVectorEnv(TaskVectorEnv):
         self._ask("begin", [(part,) if part.size else None for part in local])
         return self._shared["observation"][indices]
 
-    def _advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        self._shared["action"][:] = actions
+    def begin(self, actions: np.ndarray) -> None:
+        self._shared["action"][:] = self._checked_actions(actions)
         self._shared["elapsed"][:] = self._elapsed
-        self._ask("advance", [()] * len(self._parts))
+        self._tell("advance", [()] * len(self._parts))
+        self._begun = True
+
+    def _advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if not self._begun:
+            self.begin(actions)
+        self._begun = False
+        self._hear(self._pipes)
         shared = self._shared
         return shared["observation"].copy(), shared["reward"].copy(), shared["terminated"].copy()
 
@@ -83,14 +93,37 @@ class ParallelVectorEnv(TaskVectorEnv):
         """Have every worker whose arguments are not None carry out a command; their answers.
 
         Raises:
+            Exception: as `_hear`.
+        """
+        return self._hear(self._tell(command, arguments))
+
+    def _tell(self, command: str, arguments: list[tuple | None]) -> list[Connection]:
+        """Have workers begin with a command; the pipes through which they will answer."""
+        asked = [(pipe, given) for pipe, given in zip(self._pipes, arguments, strict=True) if given is not None]
+        with self._whole():
+            for pipe, given in asked:
+                pipe.send((command, given))
+        return [pipe for pipe, _ in asked]
+
+    def _hear(self, pipes: list[Connection]) -> list[Any]:
+        """The workers' answers.
+
+        Raises:
             Exception: the first that a worker met, after all have answered.
             RuntimeError: a worker has ended, or hangs.
         """
-        asked = [(pipe, given) for pipe, given in zip(self._pipes, arguments, strict=True) if given is not None]
+        with self._whole():
+            answers = [pipe.recv() for pipe in pipes]
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What is said inside is said as a whole, or the workers end."""
         try:
-            for pipe, given in asked:
-                pipe.send((command, given))
-            answers = [pipe.recv() for pipe, _ in asked]
+            yield
         except BaseException as error:  # also an interrupt: later answers would be taken for those to other questions
             self.close()
             if isinstance(error, BlockingIOError):
@@ -98,10 +131,6 @@ class ParallelVectorEnv(TaskVectorEnv):
             if isinstance(error, EOFError | OSError):
                 raise RuntimeError(f"{self.task.name}: a worker has ended; make the environment anew") from error
             raise
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
 
 
 class _Part:

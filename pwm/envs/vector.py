@@ -57,6 +57,9 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         self._elapsed[:] = 0
         return self._observation.copy(), {}
 
+    def begin(self, actions: np.ndarray) -> None:
+        """Let what is not done in this process of the `step` with these actions, which has to follow, begin."""
+
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Take one decision in every environment.
 
