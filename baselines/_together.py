@@ -101,12 +101,13 @@ class Together:
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def evaluate(self) -> list[Evaluation]:
-        """Every run's episodes for a point of its learning curve, a decision of all at a time."""
+        """Every run's episodes for a point of its learning curve, a decision of all at a time; disturbs no training."""
         planner, results = self.evaluator, [None] * len(self.runs)
         before, planner.mean = planner.mean, None
         episodes = [rollout(*curve_episodes(run.config)) for run in self.runs]
         obs, first = map(list, zip(*map(next, episodes), strict=True))
-        with tqdm(desc="evaluation", unit="step", mininterval=2.0, leave=False) as bar:
+        bar = tqdm(desc="evaluation", unit="step", mininterval=2.0, leave=False)
+        with bar, torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             while None in results:
                 given = self.widened([*map(torch.from_numpy, obs)]), torch.from_numpy(np.stack(first))
                 actions = planner(*map(self.to_device, given)).cpu().numpy()

@@ -21,6 +21,7 @@ from pwm.envs.tasks import get_task
 from pwm.errors import UserError
 
 if TYPE_CHECKING:
+    from pwm.matrix import Matrix, RunId
     from pwm.nn.world_model import WorldModel
     from pwm.online import OnlineEnvironment
     from pwm.planning import PriorActor
@@ -55,6 +56,7 @@ class Settings(Config):
     network: WorldModelConfig = WorldModelConfig(size="5")
     env_steps: Positive = 1_000_000  # decisions, over all environments
     num_envs: Positive = 1
+    together: bool = False  # one job learns all of the scale's runs that say so, which keeps a GPU busy
     seed_steps: Positive | None = None  # random decisions before the first update; none: 5 episodes, at least 1000
     replay_capacity: Positive = 1_000_000
     batch_size: Positive = 256
@@ -80,24 +82,41 @@ def train(run: "Run") -> None:
 
 
 def train_together(runs: "Sequence[Run]") -> None:
-    """Learn the online runs of several tasks and seeds in one process, which keeps a GPU busy.
+    """Learn several runs online in one process.
 
     Raises:
-        UserError: they are no online runs with planning, of the same settings and length of episode.
+        UserError: as `check_together`.
     """
     from baselines import _together
 
-    first, *others = (run.config for run in runs)
+    check_together([run.config for run in runs])
+    _together.learn(runs, config.validate(Settings, runs[0].config.settings, "settings"))
+
+
+def check_together(configs: Sequence[RunConfig]) -> None:
+    """Refuse runs that one process cannot learn together.
+
+    Raises:
+        UserError: they are no online runs that plan, or their settings or the lengths of their episodes differ.
+    """
+    first, *others = configs
     for other in others:
-        same = other.settings == first.settings and other.evaluation == first.evaluation
         lengths = {get_task(one.task).episode_length for one in (first, other)}
-        if not same or len(lengths) > 1:
-            what = "settings" if not same else "lengths of their episodes"
-            raise UserError(f"{other.task} and {first.task}: the {what} differ; train them apart")
+        if other.settings != first.settings or len(lengths) > 1:
+            what = "settings" if len(lengths) == 1 else "lengths of their episodes"
+            raise UserError(f"{other.task} and {first.task}: the {what} differ; train them without together")
     settings = config.validate(Settings, first.settings, "settings")
     if settings.world_model is not None or settings.planning is None:
-        raise UserError("settings: only online runs that plan are trained together; train each of these alone")
-    _together.learn(runs, settings)
+        raise UserError(f"{first.task}: only online runs that plan are trained together; set together to false")
+
+
+def runs_together(matrix: "Matrix") -> list["RunId"]:
+    """The runs of a scale whose settings say `together`; raises as `check_together`."""
+    configs = {run: matrix.resolved(run) for run in matrix.runs() if run.algorithm == "tdmpc2"}
+    together = [run for run, one in configs.items() if one.settings["together"]]
+    if together:
+        check_together([configs[run] for run in together])
+    return together
 
 
 def load_policy(folder: Path) -> Policy:

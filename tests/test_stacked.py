@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from interrupted import Killed, MortalRun, same_files
+from interrupted import Killed, MortalRun, same_files, same_weights
 from support import make_batch, make_model, model_settings, refusal, run_config
 from test_tdmpc2 import ONLINE
 
 from baselines import tdmpc2
 from pwm import model_learning
-from pwm.config import dump
+from pwm.config import EvaluationConfig, dump
 from pwm.data.batch import Batch
 from pwm.evaluate import evaluate_run
 from pwm.model_learning import ModelTrainer
@@ -174,13 +174,22 @@ def test_runs_together_go_on_bit_for_bit(tmp_path):
     assert len(set(returns)) == 3
 
 
+def test_evaluations_disturb_nothing(tmp_path):
+    for points in (1, 3):
+        often = EvaluationConfig(curve_points=points, curve_episodes=2)
+        configs = [config.model_copy(update={"evaluation": often}) for config in CONFIGS[::2]]
+        tdmpc2.train_together([Run(tmp_path / str(points) / str(r), config) for r, config in enumerate(configs)])
+    for r in range(2):
+        same_weights(tmp_path / "1" / str(r), tmp_path / "3" / str(r), "policy")
+
+
 def test_what_cannot_be_trained_together(tmp_path):
     def runs(*configs):
         return [Run(tmp_path / str(r), config) for r, config in enumerate(configs)]
 
     other = run_config("hopper", "tdmpc2", 1, **ONLINE | {"batch_size": 9})
-    refusal(lambda: tdmpc2.train_together(runs(CONFIGS[0], other)), "settings differ", "train them apart")
+    refusal(lambda: tdmpc2.train_together(runs(CONFIGS[0], other)), "settings differ", "without together")
     shorter = run_config("cup-catch", "tdmpc2", **ONLINE)
-    refusal(lambda: tdmpc2.train_together(runs(CONFIGS[0], shorter)), "cup-catch and hopper", "lengths", "apart")
+    refusal(lambda: tdmpc2.train_together(runs(CONFIGS[0], shorter)), "cup-catch and hopper", "lengths", "together")
     prior = [run_config("hopper", "tdmpc2", seed, **ONLINE | {"planning": None}) for seed in (0, 1)]
-    refusal(lambda: tdmpc2.train_together(runs(*prior)), "online runs that plan", "alone")
+    refusal(lambda: tdmpc2.train_together(runs(*prior)), "online runs that plan", "together to false")

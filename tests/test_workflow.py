@@ -186,7 +186,9 @@ def test_a_plan_counts_the_jobs_of_the_dag(project: Path) -> None:
     assert Counter(job.rule for job in jobs(Matrix("test"))) == of_dag
 
 
-@pytest.mark.parametrize("scale", ["test", "demo", "contacts", "learning", "timing", "laptop", "paper", "sizes"])
+@pytest.mark.parametrize(
+    "scale", ["test", "demo", "contacts", "learning", "online", "timing", "laptop", "paper", "sizes"]
+)
 def test_every_scale_resolves(project: Path, tmp_path: Path, scale: str) -> None:
     done = snakemake(project, "--dry-run", "--quiet", "--directory", str(tmp_path), "--config", f"scale={scale}")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -204,6 +206,26 @@ def test_a_world_model_on_two_gpus_is_that_on_one(project: Path, tmp_path: Path)
     assert len(two) == len(one) > 0
     pd.testing.assert_series_equal(two["model_loss"], one["model_loss"], rtol=1e-3)
     assert len([*(tmp_path / model).glob("*.safetensors")]) == 1 and not [*(tmp_path / "state").rglob("*.pt")]
+
+
+def test_runs_are_learned_together_where_a_scale_says_so(project: Path, edited, tmp_path: Path) -> None:
+    edited("workflows/config/test.yaml", "env_steps: 100\n", "env_steps: 100\n          together: true\n")
+    folders = [f"results/test/runs/locomotion/hopper/tdmpc2/default/seed{seed}" for seed in (0, 1)]
+    words = [
+        "--directory",
+        str(tmp_path),
+        "--config",
+        "scale=test",
+        "--",
+        *(f"{folder}/eval.json" for folder in folders),
+    ]
+    done = snakemake(project, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for seed, folder in enumerate(folders):
+        assert json.loads((tmp_path / folder / "manifest.json").read_text())["together"] == folders
+        assert pd.read_csv(tmp_path / folder / "metrics.csv")["updates"].iloc[-1] == 100
+        assert json.loads((tmp_path / folder / "policy/config.json").read_text())["config"]["seed"] == seed
+    assert [file.name for file in (tmp_path / "results/test/benchmarks").iterdir()].count("tdmpc2_together.tsv") == 1
 
 
 @pytest.mark.parametrize("rule", ["pretrain", "ppo"])
@@ -249,6 +271,11 @@ BAD_INPUT = {
     "unknown setting of a measurement": (("starts: 10", "start: 10"), "scale=test", "did you mean 'starts'?"),
     "unknown task": (("hopper: {}", "hoper: {}"), "scale=test", "hopper"),
     "unknown algorithm": (("ppo:\n", "pop:\n"), "scale=test", "unknown algorithm 'pop'; did you mean 'ppo'?"),
+    "together without planning": (
+        ("planning: null,", "planning: null, together: true,"),
+        "scale=test",
+        "only online runs that plan are trained together",
+    ),
     "suite not supported": (
         ("random:\n        default: {}\n\n  mt80", "shac:\n        default: {}\n\n  mt80"),
         "scale=test",

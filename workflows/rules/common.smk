@@ -61,23 +61,25 @@ def refuse(error):
     sys.exit(2)
 
 
+def or_refused(make, *given):
+    """What `make` returns, if it refuses nothing."""
+    try:
+        return make(*given)
+    except UserError as error:
+        refuse(error)
+
+
 @functools.cache
 def matrix(scale):
     """The matrix of a scale, checked as a whole."""
-    try:
-        return Matrix(scale)
-    except UserError as error:
-        refuse(error)
+    return or_refused(Matrix, scale)
 
 
 def config_text(key):
     """The resolved config.yaml of the run, world model or data set that the wildcards name."""
 
     def of_wildcards(wildcards):
-        try:
-            return matrix(wildcards.scale).text(key(wildcards))
-        except UserError as error:
-            refuse(error)
+        return or_refused(matrix(wildcards.scale).text, key(wildcards))
 
     return of_wildcards
 
