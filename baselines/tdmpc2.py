@@ -87,10 +87,19 @@ def train_together(runs: "Sequence[Run]") -> None:
     Raises:
         UserError: as `check_together`.
     """
-    from baselines import _together
+    from pwm.together import learn
 
     check_together([run.config for run in runs])
-    _together.learn(runs, config.validate(Settings, runs[0].config.settings, "settings"))
+    settings = config.validate(Settings, runs[0].config.settings, "settings")
+    learn(
+        runs,
+        settings.env_steps,
+        random_decisions(runs[0], settings),
+        objective=learning_config(settings),
+        search=settings.planning.model_dump(),
+        num_envs=settings.num_envs,
+        replay_capacity=settings.replay_capacity,
+    )
 
 
 def check_together(configs: Sequence[RunConfig]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import environments, gradients, planning, sampling, updates
+from benchmarks import environments, gradients, planning, sampling, together, updates
 from pwm.envs.vector import thread_count
 from pwm.hardware import processor
 from pwm.runs import default_device
@@ -30,6 +30,8 @@ if __name__ == "__main__":
         "environments": environments.report,
         "gradients": gradients.report,
     }
+    if where:
+        sections["together_gpu"] = lambda: f"{machine()} {together.report(12, device)}"
     for section, report in sections.items():
         found = report()
         print(f"\n{found}\n")

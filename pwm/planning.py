@@ -94,7 +94,8 @@ class Planner(PriorActor):
     ) -> None:
         super().__init__(model, precision, seed)
         self.compile, self.discount, self.horizon = compile, discount, horizon
-        self.iterations = iterations + MORE_ITERATIONS * (model.action_dim >= WIDE_ACTION)
+        widest = int(model.action_mask.sum(-1).max())
+        self.iterations = iterations + MORE_ITERATIONS * (widest >= WIDE_ACTION)
         self.samples, self.elites, self.prior_samples = samples, elites, prior_samples
         self.mean: Tensor | None = None  # [H, B, A], where the last search ended
         device = self.generator.device

@@ -311,8 +311,7 @@ class Run:
             return
         staged = self.state_folder / "final"
         shutil.rmtree(staged, ignore_errors=True)
-        own = {"config": self.config.model_dump(mode="json")}
-        save_checkpoint(staged / checkpoint, tensors, own | (config or {}))
+        save_checkpoint(staged / checkpoint, tensors, {"config": self.config.model_dump(mode="json"), **(config or {})})
         (staged / "config.yaml").write_text(dump(self.config), encoding="utf-8")
         if self.rows:
             self._write_metrics(staged / "metrics.csv")

@@ -122,7 +122,7 @@ class StackTrainer(ModelTrainer):
 
 
 class StackPlanner(Planner):
-    """`Planner` of a stack of world models, one plan for each environment of each run.
+    """`Planner` of a stack of world models, one plan for each environment of each run, as long as the widest takes.
 
     Args:
         models: the stack; the rest as for `Planner`, but for `seed`: torch's global generator draws.

@@ -14,7 +14,7 @@ import torch
 from project_copy import ROOT
 from support import TINY_POLICY, make_batch, make_model, model_settings
 
-from benchmarks import planning, updates
+from benchmarks import planning, together, updates
 from benchmarks.plain import PlainModel, PlainPolicy, critics_of, q_functions_of
 from pwm import model_learning
 from pwm.agent import PolicyTrainer
@@ -116,6 +116,18 @@ def test_every_rival_runs_and_does_the_same_products(rivals):
     assert counts["plain"] >= counts["float32"]
     times = updates.seconds({"short": lambda: time.sleep(0.001), "long": lambda: time.sleep(0.02)}, CPU, rounds=3)
     assert times["short"] < times["long"]
+
+
+@pytest.mark.parametrize(
+    "rivals",
+    [
+        lambda: together.decisions(3, CPU, iterations=1, samples=20, elites=4, prior_samples=4),
+        lambda: together.updates(3, CPU, 4),
+    ],
+)
+def test_runs_together_do_the_products_of_each(rivals):
+    alone, at_once = map(updates.flops, rivals())
+    assert at_once / alone == pytest.approx(3.0, rel=0.03)
 
 
 def test_products_are_counted_forward_and_backward():

@@ -131,6 +131,12 @@ def test_planning_together_is_planning_each_alone(same_numbers, monkeypatch):
     assert (actions[0] - actions[2]).abs().max() > 0.01
 
 
+def test_padding_makes_no_search_longer():
+    wide = padded(make_model(action_dims=(19,), num_q=2, **BINS), 8, 24)
+    search = {"iterations": 6, "samples": 20, "elites": 5, "prior_samples": 4, "precision": "float32"}
+    assert StackPlanner(Stack([wide]), 0.9, 3, **search).iterations == 6
+
+
 def test_what_is_drawn_differs_between_runs():
     model, *_ = models()
     same = stacked([model, model])

@@ -1,7 +1,6 @@
 """TD-MPC2's online runs of several tasks and seeds in one process, for a GPU: see `pwm.stacked`.
 
-Each run is what it would be alone, but for the random numbers, and for the update that is made while the environments
-take a decision: it knows the decisions before. All have the same settings.
+All have the same settings. Each is what it would be alone, but for what is drawn at random and for deviation D29.
 """
 
 import contextlib
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from baselines.tdmpc2 import Settings, learning_config, random_decisions
 from pwm import envs
+from pwm.config import PretrainConfig
 from pwm.data.batch import Batch
 from pwm.envs.tasks import get_task
 from pwm.evaluate import Evaluation, curve_episodes, curve_updates, episode_seed, log_point, rollout
@@ -31,38 +30,52 @@ ALIGNED = 8  # widths that are multiples of it are what a GPU multiplies fast in
 
 
 class Together:
-    """R runs: a stack of models with its trainer and planner, and each run's environments and replay."""
+    """R runs: a stack of models with its trainer and planner, and each run's environments and replay.
 
-    def __init__(self, runs: Sequence[Run], settings: Settings) -> None:
-        self.runs, self.settings, self.device = runs, settings, runs[0].device
+    Args:
+        runs: the runs, each of one task; their episodes are of the same length.
+        objective: what the models learn.
+        search: the sizes of `Planner`'s search.
+        num_envs: environments of each run, B.
+        replay_capacity: transitions of each run.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        objective: PretrainConfig,
+        search: dict[str, int],
+        num_envs: int,
+        replay_capacity: int,
+    ) -> None:
+        self.runs, self.objective, self.search, self.device = runs, objective, search, runs[0].device
         self.tasks = [get_task(run.config.task) for run in runs]
         self.models = []
         for run, task in zip(runs, self.tasks, strict=True):
             seed_everything(run.config.seed)
-            self.models.append(build_model(learning_config(settings), (task.name,)).to(self.device).eval())
+            self.models.append(build_model(objective, (task.name,)).to(self.device).eval())
         with ThreadPoolExecutor(len(runs)) as threads:  # their processes start at the same time
-            self.worlds = [*threads.map(self._world, runs, self.models)]
+            self.worlds = [*threads.map(lambda *of: self._world(*of, num_envs, replay_capacity), runs, self.models)]
         widths = ([getattr(task, name) for task in self.tasks] for name in ("observation_dim", "action_dim"))
         self.observation_dim, action_dim = (-(-max(width) // ALIGNED) * ALIGNED for width in widths)
-        self.wide = padded(self.models[0], self.observation_dim, action_dim)
-        self.stack = Stack([padded(model, self.observation_dim, action_dim) for model in self.models], settings.compile)
+        wide = [padded(model, self.observation_dim, action_dim) for model in self.models]
+        self.stack, self.wide = Stack(wide, objective.compile), wide[0]
         self.discount = discount_factor(self.tasks[0].episode_length)
-        self.trainer = StackTrainer(self.stack, learning_config(settings), self.discount)
+        self.trainer = StackTrainer(self.stack, objective, self.discount)
         self.planner = self.evaluator = self.make_planner()
-        if runs[0].config.evaluation.curve_episodes != settings.num_envs:
+        if runs[0].config.evaluation.curve_episodes != num_envs:
             self.evaluator = self.make_planner()  # another number of environments is compiled anew
-        self.first = np.ones((len(runs), settings.num_envs), bool)
+        self.first = np.ones((len(runs), num_envs), bool)
 
-    def _world(self, run: Run, model: WorldModel) -> OnlineEnvironment:
+    def _world(self, run: Run, model: WorldModel, num_envs: int, replay_capacity: int) -> OnlineEnvironment:
         seed = episode_seed("training", run.config.seed)
-        env = envs.make(run.config.task, self.settings.num_envs, seed, apart=True)
-        return OnlineEnvironment(env, self.settings.replay_capacity, seed, model)
+        env = envs.make(run.config.task, num_envs, seed, apart=True)
+        return OnlineEnvironment(env, replay_capacity, seed, model)
 
     def make_planner(self) -> StackPlanner:
         """A search that has planned nothing yet."""
-        settings = self.settings
-        search = settings.planning.model_dump() | {"precision": settings.precision, "compile": settings.compile}
-        return StackPlanner(self.stack, self.discount, settings.horizon, **search)
+        computed = {"precision": self.objective.precision, "compile": self.objective.compile}
+        return StackPlanner(self.stack, self.discount, self.objective.horizon, **self.search, **computed)
 
     @property
     def env_steps(self) -> int:
@@ -83,8 +96,8 @@ class Together:
 
     def draw(self) -> Batch:
         """A batch of each replay, [R, ...]."""
-        settings = self.settings
-        batches = [world.replay.sample(settings.batch_size, settings.horizon) for world in self.worlds]
+        sizes = self.objective.batch_size, self.objective.horizon
+        batches = [world.replay.sample(*sizes) for world in self.worlds]
         obs, action, *rest = zip(*batches, strict=True)
         parts = self.widened(obs), self.widened(action, self.stack.whole.action_dim), *map(torch.stack, rest)
         return Batch(*map(self.to_device, parts))
@@ -156,21 +169,29 @@ class Together:
             run.go_on(rows, self.runs[0].wall_time)
 
 
-def learn(runs: Sequence[Run], settings: Settings) -> None:
-    """Act and learn in turn, in all runs at once."""
-    all_runs, lead, done, metrics = Together(runs, settings), runs[0], 0, {}
-    random_steps = random_decisions(lead, settings)
+def learn(runs: Sequence[Run], env_steps: int, random_steps: int, **setting: Any) -> None:
+    """Act and learn in turn, in all runs at once.
+
+    Args:
+        runs: the runs.
+        env_steps: decisions, and updates, of each.
+        random_steps: how many decisions are random, and come before the first update.
+        setting: as for `Together`.
+    """
+    all_runs, lead, done, metrics = Together(runs, **setting), runs[0], 0, {}
     if state := lead.load_state():
         all_runs.restore(state["together"])
         done = state["updates"]
     else:
         seed_everything(lead.config.seed)
         all_runs.point(done, metrics)
-    points = curve_updates(settings.env_steps, lead.config.evaluation.curve_points)
+    points = curve_updates(env_steps, lead.config.evaluation.curve_points)
     while all_runs.env_steps < random_steps:
         actions = 2.0 * torch.rand(*all_runs.first.shape, all_runs.stack.whole.action_dim) - 1.0
         all_runs.act(actions.numpy())
-    for update in lead.progress(settings.env_steps, done):
+    for update in lead.progress(env_steps, done):
+        # Deviation D29: the update is made while the environments step, and learns from the decisions before; a run
+        # alone learns from the newest one, too.
         acts = all_runs.env_steps < update + 1
         actions = all_runs.decide() if acts else None
         metrics, done = all_runs.trainer.update(all_runs.draw(), 0.0), update + 1
