@@ -9,9 +9,10 @@ import pytest
 from drawing import change
 from synthetic_results import arguments, with_ablations, write_results
 
+from pwm.envs.tasks import SUITES, get_task
 from workflows import published
 from workflows.results import read_results, unit_of
-from workflows.tables import aggregates, audit, claims, common, extraction, per_task_scores, run_times
+from workflows.tables import aggregates, audit, claims, common, extraction, online, per_task_scores, run_times
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 MISSING = (
@@ -102,6 +103,30 @@ def test_extraction_by_hand(partial, tmp_path, monkeypatch):
     assert lines["walker-walk", "default"][2:5] == [f"{data[name]:.3f}" for name in ("mean", "best", "best_policy")]
     assert lines["walker-walk", "default"][6] == f"{walker.score.mean():.3f} ± {walker.score.std():.3f} (3)"
     assert lines["cheetah-run", "multitask"][6:10] == ["not run (0/3)", "–", "–", "–"]
+
+
+def test_online_agents_beside_published_seeds_by_hand(partial, tmp_path, monkeypatch):
+    """Cheetah-run, of whose published seeds the lowest is at 454.4 and the highest at 613.8 after 100,000 steps."""
+    scores = pd.read_csv(partial["scores"])
+    chosen = (scores["task"] == "cheetah-run") & (scores["algorithm"] == "tdmpc2")
+    one = scores[chosen].iloc[0]
+    runs = [
+        one.to_dict() | {"seed": seed, "return_mean": mean, "env_steps": 50_000}
+        for seed, mean in ((0, 500.0), (1, 400.0))
+    ]
+    runs[1]["train_wall_s"] = 600.0
+    changed = tmp_path / "scores.csv"
+    pd.concat([scores[~chosen], pd.DataFrame(runs)]).to_csv(changed, index=False)
+    written = write(online, {**partial, "scores": changed}, tmp_path / "online", monkeypatch)
+    (line,) = rows_of(written["md"])[2:]
+    theirs = ["100,000", "450 (400 to 500; 2/3)", "519 (454 to 614; 3)", "1 of 2", "10.0"]
+    assert line == ["cheetah-run", "TD-MPC2", *theirs]
+    numbers = pd.read_csv(tmp_path / "online.csv").iloc[0]
+    assert numbers[["mean", "published_low", "published_high"]].tolist() == [450.0, 454.4, 613.8]
+
+
+def test_a_decision_on_mt30_is_two_steps_of_the_simulator():
+    assert {get_task(task).action_repeat for task in SUITES["mt30"]} == {published.STEPS_OF_A_DECISION}
 
 
 def test_meta_world_scores_are_success():
@@ -273,7 +298,7 @@ def test_run_times_by_hand(tmp_path, monkeypatch):
     assert ("MT30", "random policy") not in cells
 
 
-@pytest.mark.parametrize("module", [per_task_scores, aggregates, extraction, claims, audit, run_times])
+@pytest.mark.parametrize("module", [per_task_scores, aggregates, extraction, claims, audit, online, run_times])
 def test_same_data_same_bytes_and_latex_that_compiles(module, partial, measured, tmp_path, monkeypatch):
     files = measured if module is claims else partial
     first = write(module, files, tmp_path / "a" / "table", monkeypatch)
@@ -298,7 +323,7 @@ def test_latex_escapes_what_a_user_may_name():
 
 def test_tables_of_an_empty_scale_are_empty(tmp_path, monkeypatch):
     paths = write_results(tmp_path, matrix={}, seeds=1)
-    for module in (per_task_scores, aggregates, run_times):
+    for module in (per_task_scores, aggregates, online, run_times):
         assert len(rows_of(write(module, paths, tmp_path / "table", monkeypatch)["md"])) == 2
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from pwm import statistics
 from workflows.results import ALGORITHMS, PPO_UNIT, PUBLISHED, Aggregate, Results
 
+STEPS_OF_A_DECISION = 2  # of the simulator, in which those published count, on all tasks of MT30
 FOLDER = Path(__file__).resolve().parents[1] / "results" / "published"
 ONLINE_STEPS = 1_000_000  # environment steps after which agents that learnt online are compared
 
@@ -26,9 +27,15 @@ def quoted() -> pd.DataFrame:
 
 
 @cache
+def online_curves() -> pd.DataFrame:
+    """Of agents that learnt one task of MT30 each, online: returns by task, algorithm and steps of the simulator."""
+    return pd.read_csv(FOLDER / "online_dmcontrol.csv")
+
+
+@cache
 def online() -> pd.DataFrame:
     """The same columns for agents that learnt one task of MT30 each, online, after `ONLINE_STEPS`."""
-    table = pd.read_csv(FOLDER / "online_dmcontrol.csv").query("env_steps == @ONLINE_STEPS")
+    table = online_curves().query("env_steps == @ONLINE_STEPS")
     statistic = f"mean episode return / 1000 after {ONLINE_STEPS:,} steps online"
     table = table.assign(suite="mt30", statistic=statistic, score=table["mean_return"] / 1000)
     return table.rename(columns={"n_seeds": "n_runs"})
