@@ -26,7 +26,7 @@ def main() -> None:
     for path, run_config in zip(args.config, run_configs, strict=True):
         algorithms.check(run_config.algorithm, run_config.suite)
         config.validate(algorithms.settings_class(run_config.algorithm), run_config.settings, f"{path}: settings")
-    name, *others = {run_config.algorithm for run_config in run_configs}
+    name, *others = dict.fromkeys(run_config.algorithm for run_config in run_configs)
     together = getattr(algorithms.baseline(name), "train_together", None)
     if others or (len(run_configs) > 1 and together is None):
         raise UserError(f"--config: runs of {', '.join([name, *others])} are not trained together; give one at a time")

@@ -87,19 +87,13 @@ def train_together(runs: "Sequence[Run]") -> None:
     Raises:
         UserError: as `check_together`.
     """
-    from pwm.together import learn
+    from pwm.together import Together, learn
 
     check_together([run.config for run in runs])
     settings = config.validate(Settings, runs[0].config.settings, "settings")
-    learn(
-        runs,
-        settings.env_steps,
-        random_decisions(runs[0], settings),
-        objective=learning_config(settings),
-        search=settings.planning.model_dump(),
-        num_envs=settings.num_envs,
-        replay_capacity=settings.replay_capacity,
-    )
+    random_steps, search = random_decisions(runs[0], settings), settings.planning.model_dump()
+    together = Together(runs, learning_config(settings), search, settings.num_envs, settings.replay_capacity)
+    learn(together, settings.env_steps, random_steps)
 
 
 def check_together(configs: Sequence[RunConfig]) -> None:

@@ -4,7 +4,6 @@ python -m pwm.evaluate --run RUN_FOLDER --episodes 10
 """
 
 import argparse
-import itertools
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -79,18 +78,15 @@ def rollout(task: str, episodes: int, seed: int) -> Generator[tuple[np.ndarray, 
 
 def evaluate(policy: Policy, task: str, episodes: int, seed: int) -> Evaluation:
     """`rollout` with a deterministic policy."""
-    steps = rollout(task, episodes, seed)
+    steps, total = rollout(task, episodes, seed), get_task(task).episode_length
     given = next(steps)
-    for _ in tqdm(itertools.count(), **_bar(task)):
-        try:
-            given = steps.send(policy(*given))
-        except StopIteration as end:
-            return end.value
-
-
-def _bar(task: str) -> dict[str, Any]:
-    total = get_task(task).episode_length
-    return {"desc": f"{task} evaluation", "total": total, "unit": "step", "mininterval": 2.0, "leave": False}
+    with tqdm(desc=f"{task} evaluation", total=total, unit="step", mininterval=2.0, leave=False) as bar:
+        while True:
+            try:
+                given = steps.send(policy(*given))
+            except StopIteration as end:
+                return end.value
+            bar.update()
 
 
 def curve_point(

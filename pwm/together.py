@@ -57,8 +57,8 @@ class Together:
         with ThreadPoolExecutor(len(runs)) as threads:  # their processes start at the same time
             self.worlds = [*threads.map(lambda *of: self._world(*of, num_envs, replay_capacity), runs, self.models)]
         widths = ([getattr(task, name) for task in self.tasks] for name in ("observation_dim", "action_dim"))
-        self.observation_dim, action_dim = (-(-max(width) // ALIGNED) * ALIGNED for width in widths)
-        wide = [padded(model, self.observation_dim, action_dim) for model in self.models]
+        self.observation_dim, self.action_dim = (-(-max(width) // ALIGNED) * ALIGNED for width in widths)
+        wide = [padded(model, self.observation_dim, self.action_dim) for model in self.models]
         self.stack, self.wide = Stack(wide, objective.compile), wide[0]
         self.discount = discount_factor(self.tasks[0].episode_length)
         self.trainer = StackTrainer(self.stack, objective, self.discount)
@@ -84,7 +84,7 @@ class Together:
 
     def decide(self) -> Callable[[], np.ndarray]:
         """Begin to plan for all environments; what is returned waits for the actions [R, B, A]."""
-        obs = self.to_device(self.widened([torch.from_numpy(world.obs) for world in self.worlds]))
+        obs = self.to_device(widened([torch.from_numpy(world.obs) for world in self.worlds], self.observation_dim))
         return _leaving(self.planner(obs, self.to_device(torch.from_numpy(self.first)), explore=True))
 
     def act(self, actions: np.ndarray) -> None:
@@ -99,15 +99,8 @@ class Together:
         sizes = self.objective.batch_size, self.objective.horizon
         batches = [world.replay.sample(*sizes) for world in self.worlds]
         obs, action, *rest = zip(*batches, strict=True)
-        parts = self.widened(obs), self.widened(action, self.stack.whole.action_dim), *map(torch.stack, rest)
+        parts = widened(obs, self.observation_dim), widened(action, self.action_dim), *map(torch.stack, rest)
         return Batch(*map(self.to_device, parts))
-
-    def widened(self, parts: Sequence[Tensor], width: int | None = None) -> Tensor:
-        """Tensors [..., w] of the runs as one, zero beyond each one's own width: [R, ..., O], or that `width`."""
-        whole = torch.zeros(len(parts), *parts[0].shape[:-1], width or self.observation_dim)
-        for own, part in zip(whole, parts, strict=True):
-            own[..., : part.shape[-1]] = part
-        return whole
 
     def to_device(self, tensor: Tensor) -> Tensor:
         """The tensor there, without waiting for it."""
@@ -122,7 +115,8 @@ class Together:
         bar = tqdm(desc="evaluation", unit="step", mininterval=2.0, leave=False)
         with bar, torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             while None in results:
-                given = self.widened([*map(torch.from_numpy, obs)]), torch.from_numpy(np.stack(first))
+                seen = widened([*map(torch.from_numpy, obs)], self.observation_dim)
+                given = seen, torch.from_numpy(np.stack(first))
                 actions = planner(*map(self.to_device, given)).cpu().numpy()
                 for r in (r for r, result in enumerate(results) if result is None):
                     try:
@@ -133,8 +127,24 @@ class Together:
         planner.mean = before
         return results
 
+    def check(self, updates: int, metrics: dict[str, Tensor]) -> None:
+        """Look at every run's metrics.
+
+        Raises:
+            FloatingPointError: one is not finite, or beyond all bounds; names the run, and the state of all.
+        """
+        for r, run in enumerate(self.runs):
+            try:
+                run.watch(updates, {name: value[r] for name, value in metrics.items()})
+                run.check()
+            except FloatingPointError as error:
+                reason = f"{run.out}: {str(error).partition(';')[0]}"
+                state = self.runs[0].state_folder
+                raise FloatingPointError(f"{reason}; the last good state of all runs is in {state}") from None
+
     def point(self, updates: int, metrics: dict[str, Tensor]) -> None:
         """Log a point of every run's learning curve."""
+        self.check(updates, metrics)
         with contextlib.ExitStack() as pauses:
             for run in self.runs:
                 pauses.enter_context(run.pause())
@@ -150,9 +160,11 @@ class Together:
             run.finish(Path("policy"), model.state_dict(), task=run.config.task, together=names)
             self.worlds[r].env.close()
 
-    def state(self) -> dict[str, Any]:
-        """Everything needed to go on exactly."""
+    def state(self, updates: int, metrics: dict[str, Tensor]) -> dict[str, Any]:
+        """Everything needed to go on exactly, if no run has diverged."""
+        self.check(updates, metrics)
         return {
+            "updates": updates,
             "trainer": self.trainer.state(),
             "worlds": [world.state() for world in self.worlds],
             "mean": self.planner.mean,
@@ -169,25 +181,24 @@ class Together:
             run.go_on(rows, self.runs[0].wall_time)
 
 
-def learn(runs: Sequence[Run], env_steps: int, random_steps: int, **setting: Any) -> None:
+def learn(all_runs: Together, env_steps: int, random_steps: int) -> None:
     """Act and learn in turn, in all runs at once.
 
     Args:
-        runs: the runs.
+        all_runs: the runs.
         env_steps: decisions, and updates, of each.
         random_steps: how many decisions are random, and come before the first update.
-        setting: as for `Together`.
     """
-    all_runs, lead, done, metrics = Together(runs, **setting), runs[0], 0, {}
+    lead, done, metrics = all_runs.runs[0], 0, {}
     if state := lead.load_state():
-        all_runs.restore(state["together"])
+        all_runs.restore(state)
         done = state["updates"]
     else:
         seed_everything(lead.config.seed)
         all_runs.point(done, metrics)
     points = curve_updates(env_steps, lead.config.evaluation.curve_points)
     while all_runs.env_steps < random_steps:
-        actions = 2.0 * torch.rand(*all_runs.first.shape, all_runs.stack.whole.action_dim) - 1.0
+        actions = 2.0 * torch.rand(*all_runs.first.shape, all_runs.action_dim) - 1.0
         all_runs.act(actions.numpy())
     for update in lead.progress(env_steps, done):
         # Deviation D29: the update is made while the environments step, and learns from the decisions before; a run
@@ -198,13 +209,19 @@ def learn(runs: Sequence[Run], env_steps: int, random_steps: int, **setting: Any
         if acts:
             all_runs.act(actions())
         if done % CHECK_EVERY == 0:
-            for r, run in enumerate(runs):
-                run.watch(done, {name: value[r] for name, value in metrics.items()})
-                run.check()
+            all_runs.check(done, metrics)
         if done in points:
             all_runs.point(done, metrics)
-        lead.save_state(lambda: {"together": all_runs.state(), "updates": done})  # noqa: B023
+        lead.save_state(lambda: all_runs.state(done, metrics))  # noqa: B023
     all_runs.finish()
+
+
+def widened(parts: Sequence[Tensor], width: int) -> Tensor:
+    """Tensors [..., w] of the R runs as one [R, ..., width], zero beyond each one's own w."""
+    whole = torch.zeros(len(parts), *parts[0].shape[:-1], width)
+    for own, part in zip(whole, parts, strict=True):
+        own[..., : part.shape[-1]] = part
+    return whole
 
 
 def _leaving(tensor: Tensor) -> Callable[[], np.ndarray]:

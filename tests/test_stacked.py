@@ -11,6 +11,7 @@ from support import make_batch, make_model, model_settings, refusal, run_config
 from test_tdmpc2 import ONLINE
 
 from baselines import tdmpc2
+from baselines.__main__ import main
 from pwm import model_learning
 from pwm.config import EvaluationConfig, dump
 from pwm.data.batch import Batch
@@ -178,6 +179,45 @@ def test_runs_together_go_on_bit_for_bit(tmp_path):
         assert evaluate_run(whole, 1)["returns"] == evaluate_run(broken, 1)["returns"]
     returns = [pd.read_csv(out / "metrics.csv")["return"].iloc[-1] for out in outs["a"]]
     assert len(set(returns)) == 3
+
+
+def test_a_state_in_which_a_run_diverged_is_not_saved(tmp_path, monkeypatch):
+    """Saved at every update, the last one before; the run is named."""
+    update, made = StackTrainer.update, []
+
+    def diverging(self, batch, progress):
+        made.append(update(self, batch, progress))
+        if len(made) == 5:
+            made[-1]["value_loss"][1] = torch.nan
+        return made[-1]
+
+    monkeypatch.setattr(StackTrainer, "update", diverging)
+    runs = [Run(tmp_path / str(r), config, save_every=0.0) for r, config in enumerate(CONFIGS)]
+    with pytest.raises(FloatingPointError, match="update 5: value_loss is nan: training diverged; ") as diverged:
+        tdmpc2.train_together(runs)
+    told = str(diverged.value)
+    assert told.startswith(f"{runs[1].out}: ") and told.endswith(f"state of all runs is in {runs[0].state_folder}")
+    assert runs[0].load_state()["updates"] == 4
+
+
+@pytest.mark.parametrize(
+    ("configs", "outs", "told"),
+    [
+        ((("tdmpc2", 0), ("tdmpc2", 1)), 1, "--config names 2 files, --out 1 folders; give one for each"),
+        ((("random", 0), ("random", 1)), 2, "runs of random are not trained together; give one at a time"),
+        ((("random", 0), ("tdmpc2", 0)), 2, "runs of random, tdmpc2 are not trained together; give one at a time"),
+    ],
+)
+def test_the_command_line_refuses_what_does_not_belong_together(tmp_path, monkeypatch, capsys, configs, outs, told):
+    files = []
+    for k, (algorithm, seed) in enumerate(configs):
+        files.append(tmp_path / f"{k}.yaml")
+        files[-1].write_text(dump(run_config("hopper", algorithm, seed, **(ONLINE if algorithm == "tdmpc2" else {}))))
+    folders = [str(tmp_path / f"run{k}") for k in range(outs)]
+    monkeypatch.setattr("sys.argv", ["baselines", "--config", *map(str, files), "--out", *folders])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2 and told in capsys.readouterr().err
 
 
 def test_evaluations_disturb_nothing(tmp_path):

@@ -289,8 +289,11 @@ def name_of(algorithm: str, variant: str) -> str:
     return f"{name}, {variant}" if variant in PUBLISHED else f"{name} {variant.replace('_', ' ')}"
 
 
+def count_of(have: int, want: int) -> str:
+    """`3`, or `2/3` where runs are missing."""
+    return f"{have}" if have == want else f"{have}/{want}"
+
+
 def runs_of(have: int, want: int) -> str:
     """`n = 3`, `n = 2/3` where runs are missing, `not run` where all are."""
-    if not have:
-        return "not run"
-    return f"n = {have}" if have == want else f"n = {have}/{want}"
+    return f"n = {count_of(have, want)}" if have else "not run"

@@ -65,14 +65,17 @@ class ParallelVectorEnv(TaskVectorEnv):
         return self._shared["observation"][indices]
 
     def begin(self, actions: np.ndarray) -> None:
-        self._shared["action"][:] = self._checked_actions(actions)
+        self._order(self._checked_actions(actions))
+
+    def _order(self, actions: np.ndarray) -> None:
+        self._shared["action"][:] = actions
         self._shared["elapsed"][:] = self._elapsed
         self._tell("advance", [()] * len(self._parts))
         self._begun = True
 
     def _advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not self._begun:
-            self.begin(actions)
+            self._order(actions)
         self._begun = False
         self._hear(self._pipes)
         shared = self._shared

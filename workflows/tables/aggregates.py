@@ -6,7 +6,7 @@ import pandas as pd
 from pwm import statistics
 from pwm.errors import exit_on_user_error
 from workflows import published
-from workflows.results import PPO_UNIT, PUBLISHED, SUITES, Aggregate, Results, name_of, read_results
+from workflows.results import PPO_UNIT, PUBLISHED, SUITES, Aggregate, Results, count_of, name_of, read_results
 from workflows.tables.common import number, write_table
 
 METRICS = {"iqm": "IQM", "mean": "Mean", "median": "Median", "optimality_gap": "Optimality gap"}
@@ -64,7 +64,7 @@ def set_cells(numbers: pd.DataFrame) -> pd.DataFrame:
     header = ["Suite", "Algorithm", "n", "Tasks", "Unit", *METRICS.values(), "P(PWM better)", *ALONE.values()]
     rows = []
     for row in numbers.to_dict("records"):
-        runs = str(row["n"]) if row["n"] == row["expected"] else f"{row['n']}/{row['expected']}"
+        runs = count_of(row["n"], row["expected"])
         tasks = f"{row['tasks']}/{row['suite_tasks']}"
         unit = "PPO = 1" if row["unit"] == PPO_UNIT else row["unit"]
         names = [SUITES.get(row["suite"], row["suite"]), name_of(row["algorithm"], row["variant"])]

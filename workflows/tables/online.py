@@ -4,7 +4,7 @@ import pandas as pd
 
 from pwm.errors import exit_on_user_error
 from workflows import published
-from workflows.results import Results, name_of, read_results
+from workflows.results import Results, count_of, name_of, read_results
 from workflows.tables.common import number, write_table
 
 COLUMNS = ("task", "algorithm", "variant", "steps", "mean", "low", "high", "n", "expected", "minutes")
@@ -41,7 +41,7 @@ def set_cells(numbers: pd.DataFrame) -> pd.DataFrame:
     columns = ["Task", "Agent", "Steps", "Return", "Published", "Within", "Minutes"]
     cells = []
     for row in numbers.itertuples():
-        runs = f"{row.n}" if row.n == row.expected else f"{row.n}/{row.expected}"
+        runs = count_of(row.n, row.expected)
         ours = f"{number(row.mean, 0)} ({number(row.low, 0)} to {number(row.high, 0)}; {runs})"
         low, high = number(row.published_low, 0), number(row.published_high, 0)
         theirs = f"{number(row.published_mean, 0)} ({low} to {high}; {row.published_n})"

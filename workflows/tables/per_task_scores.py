@@ -5,7 +5,7 @@ import pandas as pd
 
 from pwm.errors import exit_on_user_error
 from workflows import published
-from workflows.results import ALGORITHMS, PPO_UNIT, PUBLISHED, SUITES, Results, name_of, read_results, unit_of
+from workflows.results import ALGORITHMS, PPO_UNIT, PUBLISHED, SUITES, Results, count_of, name_of, read_results, unit_of
 from workflows.tables.common import number, write_table
 
 COLUMNS = ["suite", "task", "unit", "algorithm", "variant", "mean", "std", "n", "expected", "source"]
@@ -56,7 +56,7 @@ def cell(row: object) -> str:
         return f"not run (0/{row.expected})"
     decimals = 0 if row.unit == "return" else 3
     spread = "" if np.isnan(row.std) else f" ± {number(row.std, decimals)}"
-    runs = row.n if row.n == row.expected else f"{row.n}/{row.expected}"
+    runs = count_of(row.n, row.expected)
     unit = " × PPO" if row.unit == PPO_UNIT else ""
     return f"{number(row.mean, decimals)}{spread}{unit} ({runs})"
 

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from pwm.errors import exit_on_user_error
-from workflows.results import SUITES, Results, name_of, read_results
+from workflows.results import SUITES, Results, count_of, name_of, read_results
 from workflows.tables.common import number, write_table
 
 QUANTITIES = {
@@ -40,7 +40,7 @@ def set_cells(numbers: pd.DataFrame) -> pd.DataFrame:
     """A row per suite and algorithm."""
     rows = []
     for row in numbers.to_dict("records"):
-        runs = str(row["n"]) if row["n"] == row["expected"] else f"{row['n']}/{row['expected']}"
+        runs = count_of(row["n"], row["expected"])
         names = [SUITES.get(row["suite"], row["suite"]), name_of(row["algorithm"], row["variant"])]
         rows.append([*names, runs, row["device"] or "–", *(cell(row, name) for name in QUANTITIES)])
     return pd.DataFrame(rows, columns=["Suite", "Algorithm", "Runs", "Device", *QUANTITIES.values()])
