@@ -105,24 +105,37 @@ def test_extraction_by_hand(partial, tmp_path, monkeypatch):
     assert lines["cheetah-run", "multitask"][6:10] == ["not run (0/3)", "–", "–", "–"]
 
 
-def test_online_agents_beside_published_seeds_by_hand(partial, tmp_path, monkeypatch):
-    """Cheetah-run, of whose published seeds the lowest is at 454.4 and the highest at 613.8 after 100,000 steps."""
+def learnt_online(partial: dict[str, Path], folder: Path, returns: list[float], decisions: int) -> dict[str, Path]:
+    """The results with runs of TD-MPC2 on cheetah-run, one of each seed, that learnt for so many decisions."""
     scores = pd.read_csv(partial["scores"])
     chosen = (scores["task"] == "cheetah-run") & (scores["algorithm"] == "tdmpc2")
-    one = scores[chosen].iloc[0]
-    runs = [
-        one.to_dict() | {"seed": seed, "return_mean": mean, "env_steps": 50_000}
-        for seed, mean in ((0, 500.0), (1, 400.0))
-    ]
-    runs[1]["train_wall_s"] = 600.0
-    changed = tmp_path / "scores.csv"
-    pd.concat([scores[~chosen], pd.DataFrame(runs)]).to_csv(changed, index=False)
-    written = write(online, {**partial, "scores": changed}, tmp_path / "online", monkeypatch)
-    (line,) = rows_of(written["md"])[2:]
-    theirs = ["100,000", "450 (400 to 500; 2/3)", "519 (454 to 614; 3)", "1 of 2", "10.0"]
+    one = scores[chosen].iloc[0].to_dict() | {"env_steps": decisions, "train_wall_s": 600.0}
+    runs = pd.DataFrame([one | {"seed": seed, "return_mean": mean} for seed, mean in enumerate(returns)])
+    pd.concat([scores[~chosen], runs]).to_csv(folder / "scores.csv", index=False)
+    return {**partial, "scores": folder / "scores.csv"}
+
+
+def test_online_agents_beside_published_seeds_by_hand(partial, tmp_path, monkeypatch):
+    """Cheetah-run, of whose published seeds the lowest is at 454.4 and the highest at 613.8 after 100,000 steps."""
+    changed = learnt_online(partial, tmp_path, [500.0, 400.0], 50_000)
+    written = write(online, changed, tmp_path / "online", monkeypatch)
+    (line,) = [row for row in rows_of(written["md"])[2:] if row[0] == "cheetah-run"]
+    theirs = ["100,000", "450 (400 to 500; 2/3)", "100,000", "519 (454 to 614; 3)", "1 of 2", "10.0"]
     assert line == ["cheetah-run", "TD-MPC2", *theirs]
-    numbers = pd.read_csv(tmp_path / "online.csv").iloc[0]
+    numbers = pd.read_csv(tmp_path / "online.csv").set_index("task").loc["cheetah-run"]
     assert numbers[["mean", "published_low", "published_high"]].tolist() == [450.0, 454.4, 613.8]
+
+
+@pytest.mark.parametrize(
+    ("decisions", "published_steps"),
+    [(0, []), (9_000, [100_000]), (50_000, [100_000]), (50_001, [200_000]), (10_000_000, [])],
+)
+def test_online_agents_are_beside_the_first_published_point_that_is_not_before_their_end(
+    partial, tmp_path, monkeypatch, decisions, published_steps
+):
+    write(online, learnt_online(partial, tmp_path, [500.0], decisions), tmp_path / "online", monkeypatch)
+    table = pd.read_csv(tmp_path / "online.csv").query("task == 'cheetah-run'")
+    assert table["published_steps"].tolist() == published_steps
 
 
 def test_a_decision_on_mt30_is_two_steps_of_the_simulator():
