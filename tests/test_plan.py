@@ -265,6 +265,21 @@ def test_a_plan_by_hand():
     assert f"on 1 cores: {rows['all'][1]} hours" in alone
 
 
+def test_runs_that_learn_together_are_one_job_whose_updates_serve_all():
+    together, apart = ({job.name: job for job in plan.jobs(Matrix(scale))} for scale in ("online", "online-cpu"))
+    lengths = [
+        Matrix(scale).resolved(Matrix(scale).runs()[0]).settings["env_steps"] for scale in ("online", "online-cpu")
+    ]
+    (one,) = [job for name, job in together.items() if name.startswith("tdmpc2")]
+    runs = [job for name, job in apart.items() if name.startswith("tdmpc2/")]
+    assert len(runs) == 12 and one.disk == pytest.approx(sum(job.disk for job in runs))
+    products = "GFLOP of model update, bfloat16, compiled"
+    assert one.work["model update"] == lengths[0] and runs[0].work["model update"] == lengths[1]
+    assert one.work[products] / lengths[0] == pytest.approx(sum(job.work[products] for job in runs) / lengths[1])
+    assert one.ask.gpu == 1
+    assert {job.needs for name, job in together.items() if name.startswith("evaluate/")} == {("tdmpc2_together",)}
+
+
 def test_disk_by_hand():
     bytes_by_job = {job.name: job.disk for job in plan.jobs(Matrix("test"))}
     # 20 episodes of 1001 observations of 11 numbers, 1000 actions of 3, rewards and ends; 4 bytes each.

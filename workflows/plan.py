@@ -22,11 +22,12 @@ from workflows.gpu_rates import GPU_RATES, on_gpu, read_gpu_rates, read_table
 from workflows.rates import COLUMNS as RATE_COLUMNS
 from workflows.rates import RATES
 from workflows.readme import fill, numbers_table
-from workflows.work import Configs, Networks, Work, dense, model_of, of_job, on_core
+from workflows.work import Configs, Networks, Work, dense, model_of, of_job, on_core, runs_together
 
 FLOAT = 4  # bytes
 COLUMNS = ("rule", "jobs", "core-hours", "GPU-hours", "disk, GB", "longest job, hours")
 PRIORITIES = ("import", "collect", "pretrain", "extract")  # what Snakemake starts first where it has a choice
+TOGETHER = "tdmpc2_together"  # the job of all runs that learn together
 MEASURED_BY = {"ball_wall": "ball_wall", "gradient_quality": "gradients"}  # figures that are not drawn from runs
 
 
@@ -63,7 +64,8 @@ def jobs(matrix: Matrix) -> list[Job]:
         same = name.rpartition("/seed")[0] or name  # seeds do the same work
         if same not in known:
             known[same] = of_job(name, configs, matrix.config.episodes)
-        return Job(name, needs, known[same], matrix.resources(name.partition("/")[0]), disk)
+        asks_as = "tdmpc2" if name == TOGETHER else name.partition("/")[0]
+        return Job(name, needs, known[same], matrix.resources(asks_as), disk)
 
     source = {task: f"collect/{task}" for task in matrix.data_sets()}
     source |= {task: f"import/{name}" for name, tasks in matrix.imports().items() for task in tasks}
@@ -71,12 +73,17 @@ def jobs(matrix: Matrix) -> list[Job]:
     for model in {model: None for run in matrix.runs() if (model := matrix.model_of(run))}:
         needs = dict.fromkeys(source[task] for task in matrix.tasks_of(model))
         found.append(job(f"pretrain/{model.path}", *needs, disk=model_bytes(configs[f"models/{model.path}"])))
+    if together := runs_together(configs):
+        found.append(job(TOGETHER, disk=sum(policy_bytes(configs[name], configs) for name in together)))
     for run in matrix.runs():
         rule = "extract" if run.algorithm == "pwm" else run.algorithm
         name, model = f"{rule}/{run.suite}/{run.task}/{run.variant}/seed{run.seed}", matrix.model_of(run)
         needs = [f"pretrain/{model.path}"] if model else []
         needs += [source[run.task]] if rule == "extract" else []
-        found += [job(name, *needs, disk=policy_bytes(configs[f"runs/{run.path}"], configs))]
+        if f"runs/{run.path}" in together:
+            name = TOGETHER
+        else:
+            found += [job(name, *needs, disk=policy_bytes(configs[f"runs/{run.path}"], configs))]
         found += [job(f"evaluate/{run.path}", name)]
         if (run.suite, run.variant, run.seed) == ("locomotion", "default", 0):
             found += [job(f"film_strip/{run.path}", name)]

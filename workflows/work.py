@@ -18,7 +18,7 @@ Episodes count at full length. A policy's own products in acting are part of the
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -276,6 +276,20 @@ def model_of(run: RunConfig, configs: Configs) -> ModelConfig | None:
     return configs[own if own in configs else f"models/{run.suite}/{variant}/all/seed0"]
 
 
+def runs_together(configs: Configs) -> list[str]:
+    """The runs whose models learn in the job `tdmpc2_together`, by their places."""
+    runs = {name: one.settings for name, one in configs.items() if name.startswith("runs/")}
+    return [name for name, settings in runs.items() if settings.get("together")]
+
+
+def stacked(runs: Sequence[Work]) -> Work:
+    """Of the job in which they learn together: every update and every search is one for all of them."""
+    total = sum(runs, Work())
+    for kind in ("model update", "search"):
+        total[kind] /= len(runs)
+    return total
+
+
 def of_job(name: str, configs: Configs, final_episodes: int) -> Work:
     """The work of a job.
 
@@ -304,6 +318,8 @@ def of_job(name: str, configs: Configs, final_episodes: int) -> Work:
         case "ball_wall" | "gradients":
             own = configs[f"gradients/{'gradient_quality' if rule == 'gradients' else rule}"]
             return work + Work({f"{rule} update": own.seeds * own.updates})
+        case "tdmpc2_together":
+            return work + stacked([training(configs[name], None) for name in runs_together(configs)])
         case "collate" | "plot" | "tabulate" | "film_strip":
             return Work({f"job of {rule}": 1})
     algorithm = "pwm" if rule == "extract" else rule
