@@ -39,6 +39,8 @@ class Evaluation:
     lengths: np.ndarray  # decisions
     success_last: np.ndarray  # success at the episode's last step
     success_any: np.ndarray  # success at any step
+    terminated: np.ndarray  # whether it ended by the task's own rule, as by a fall
+    speeds: np.ndarray  # mean velocity forward, m/s; NaN where the task has none
     first_obs: np.ndarray  # [E, O]
     rewards: np.ndarray  # [T, E], zero after an episode's end
 
@@ -62,6 +64,7 @@ def rollout(task: str, episodes: int, seed: int) -> Generator[tuple[np.ndarray, 
     first_obs, rewards = obs, []
     returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=int)
     last, anywhere = np.zeros(episodes, dtype=bool), np.zeros(episodes, dtype=bool)
+    ended, distances = np.zeros(episodes, dtype=bool), np.zeros(episodes)  # in m/s · decisions
     alive, first = np.ones(episodes, dtype=bool), np.ones(episodes, dtype=bool)
     while alive.any():
         obs, reward, terminated, truncated, info = env.step((yield obs, first))
@@ -70,10 +73,12 @@ def rollout(task: str, episodes: int, seed: int) -> Generator[tuple[np.ndarray, 
         lengths[alive] += 1
         last[alive] = info["success"][alive]
         anywhere[alive] |= info["success"][alive]
+        ended |= alive & terminated
+        distances[alive] += info["speed"][alive]
         first = terminated | truncated
         alive &= ~first
     env.close()
-    return Evaluation(returns, lengths, last, anywhere, first_obs, np.stack(rewards))
+    return Evaluation(returns, lengths, last, anywhere, ended, distances / lengths, first_obs, np.stack(rewards))
 
 
 def evaluate(policy: Policy, task: str, episodes: int, seed: int) -> Evaluation:
@@ -168,6 +173,8 @@ def evaluate_run(folder: Path, episodes: int) -> dict[str, Any]:
         "return_std": float(result.returns.std()),
         "success_last": float(result.success_last.mean()),
         "success_any": float(result.success_any.mean()),
+        "terminated": int(result.terminated.sum()),
+        "speed": None if np.isnan(result.speeds).any() else float(result.speeds.mean()),
         "episodes": episodes,
         "first_episode_seed": seed,
         "returns": result.returns.tolist(),

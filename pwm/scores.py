@@ -13,6 +13,7 @@ and checksums.json, by which whoever reads these tells that one is damaged or fr
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from pwm.yaml_files import read_yaml
 
 IDENTITY = ["suite", "task", "algorithm", "variant", "seed"]
 EVALUATED = ["score", "return_mean", "return_std", "success_last", "success_any", "episodes"]
+GAIT = ["terminated", "speed"]  # how many episodes ended by a fall, m/s forward: older evaluations do not tell
 TRAINED = ["env_steps", "updates", "train_wall_s"]
-SCORES = ["scale", *IDENTITY, *EVALUATED, *TRAINED, "eval_wall_s", "device", "simulator", "commit"]
+SCORES = ["scale", *IDENTITY, *EVALUATED, *TRAINED, "eval_wall_s", "device", "simulator", "commit", *GAIT]
 CURVES = ["scale", *IDENTITY, "env_steps", "updates", "wall_time_s", "return", "success"]
 PROMISE = ["start_value", "discounted_return"]  # of PWM alone: what the critic promises, what came of it
 VARIED = ["batch_size", "model_updates", "model_horizon"]  # of PWM alone
@@ -54,7 +56,7 @@ def varied(matrix: Matrix, run: RunId) -> dict[str, Any]:
 
 def score_row(scale: str, run: RunId, folder: Path) -> dict[str, Any]:
     """A run's row of scores.csv."""
-    facts = _read_facts(folder / "eval.json", [*EVALUATED, "eval_wall_s", "simulator"])
+    facts = _read_facts(folder / "eval.json", [*EVALUATED, "eval_wall_s", "simulator"], GAIT)
     facts |= _read_facts(folder / "manifest.json", [*TRAINED, "device", "commit"])
     return identity(scale, run) | facts
 
@@ -175,11 +177,13 @@ def collate(scale: str, out: Path, partial: bool) -> None:
     write_atomically(out / LIST, list_checksums(out / f"{name}.csv" for name in tables))
 
 
-def _read_facts(path: Path, names: list[str] | None = None) -> dict[str, Any]:
-    """What a JSON file tells: these names, or everything."""
+def _read_facts(path: Path, names: Sequence[str] | None = None, optional: Sequence[str] = ()) -> dict[str, Any]:
+    """What a JSON file tells: these names and the `optional` ones, or everything."""
     try:
         content = unseal(path.read_bytes())
-        return content if names is None else {name: content[name] for name in names}
+        if names is None:
+            return content
+        return {name: content[name] for name in names} | {name: content.get(name) for name in optional}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it and run snakemake again") from None
 

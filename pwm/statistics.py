@@ -27,6 +27,7 @@ POWER = 0.8  # with which a test is to find a difference
 RUN_KEYS = ["suite", "task", "algorithm", "variant", "seed"]  # what names a run within a scale
 SCORE_COLUMNS = ["scale", *RUN_KEYS, "score", "return_mean", "return_std", "success_last", "success_any", "episodes"]
 SCORE_COLUMNS += ["env_steps", "updates", "train_wall_s", "eval_wall_s", "device", "simulator", "commit"]
+GAIT_COLUMNS = ["terminated", "speed"]  # of locomotion; files of before do not have them
 CURVE_COLUMNS = ["scale", *RUN_KEYS, "env_steps", "updates", "wall_time_s", "return", "success"]
 CURVE_COLUMNS += ["start_value", "discounted_return"]  # PWM's own: what the critic promises, what came of it
 EXPECTED_COLUMNS = [*RUN_KEYS, "batch_size", "model_updates", "model_horizon"]  # what ablations vary of PWM's
@@ -47,7 +48,7 @@ def load_scores(path: Path | str) -> pd.DataFrame:
     Raises:
         UserError: no such file, a missing column, a run that occurs twice, a score that is no finite number.
     """
-    scores = _load(path, SCORE_COLUMNS, required=("seed", "score", "return_mean"))
+    scores = _load(path, SCORE_COLUMNS, required=("seed", "score", "return_mean"), optional=GAIT_COLUMNS)
     _refuse_duplicates(path, scores, RUN_KEYS)
     return scores
 
@@ -70,8 +71,10 @@ def load_expected(path: Path | str) -> pd.DataFrame:
     return expected
 
 
-def _load(path: Path | str, columns: Sequence[str], required: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV file, with every column there that is not text numeric, and those in `required` finite."""
+def _load(
+    path: Path | str, columns: Sequence[str], required: Sequence[str], optional: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Read a CSV file: every column that is not text numeric, those in `required` finite, `optional` ones if there."""
     try:
         check_listed(Path(path))
         table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
@@ -83,7 +86,8 @@ def _load(path: Path | str, columns: Sequence[str], required: Sequence[str]) -> 
         ) from None
     if missing := [column for column in columns if column not in table]:
         raise UserError(f"{path} has no column {', '.join(missing)}: collate the runs again")
-    for column in [column for column in columns if column not in TEXT_COLUMNS]:
+    table = table.reindex(columns=[*columns, *optional])
+    for column in [column for column in table if column not in TEXT_COLUMNS]:
         values = pd.to_numeric(table[column], errors="coerce")
         wrong = values.isna() & table[column].notna()
         if column in required:
@@ -93,7 +97,7 @@ def _load(path: Path | str, columns: Sequence[str], required: Sequence[str]) -> 
             told = f"{column} of {describe(row)} is {row[column]}, not a finite number"
             raise UserError(f"{path}: {told}: run it again and collate")
         table[column] = values
-    return table.astype({"seed": int})[list(columns)]
+    return table.astype({"seed": int})
 
 
 def _refuse_duplicates(path: Path | str, table: pd.DataFrame, keys: list[str]) -> None:

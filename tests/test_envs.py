@@ -16,6 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from pwm import envs
+from pwm.envs.tasks import SUITES
 from pwm.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -286,3 +287,18 @@ def test_stable_baselines_learns_on_it() -> None:
     model = PPO("MlpPolicy", SB3VecEnv(envs.make("hopper", num_envs=2)), n_steps=8, batch_size=8, n_epochs=1, seed=0)
     model.learn(32)
     assert model.num_timesteps == 32
+
+
+@pytest.mark.parametrize("body", SUITES["locomotion"])
+def test_speed_is_the_way_along_x_that_it_makes(body: str) -> None:
+    env = envs.make(body, num_envs=8, seed=3)
+    env.reset()
+    rng, way, ended = np.random.default_rng(4), np.zeros(8), np.zeros(8, bool)
+    before = env.state()["physics"][:, 1]
+    for _ in range(30):
+        *_, terminated, _, info = env.step(rng.uniform(-1, 1, env.action_space.shape))
+        ended |= terminated
+        way += info["speed"] / 60.0
+    made = env.state()["physics"][:, 1] - before
+    assert (~ended).sum() >= 3 and np.abs(made[~ended]).max() > 0.05
+    np.testing.assert_allclose(way[~ended], made[~ended], atol=0.1 * np.abs(made[~ended]).max())

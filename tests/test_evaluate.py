@@ -43,7 +43,8 @@ class MadeUpEnv:
         ended = self.time >= np.array(LENGTHS)
         # Successes: in passing only; at the end only; at the end of the one-step episode.
         success = np.stack([self.time[0] == 2, self.time[1] == 5, self.time[2] == 1])
-        info = {"success": success, "final_obs": self.observe()}
+        speed = np.array([self.time[0], 7.0, np.nan])  # the first one's goes on with its next episode
+        info = {"success": success, "final_obs": self.observe(), "speed": speed}
         self.time[ended] = 0
         cut = np.array([False, True, False])
         return self.observe(), 10.0 ** np.arange(3), ended & ~cut, ended & cut, info
@@ -79,6 +80,8 @@ def test_each_environment_counts_for_one_episode(log):
     assert result.rewards.T.tolist() == [[1, 1, 1, 0, 0], [10] * 5, [100, 0, 0, 0, 0]]
     assert result.success_last.tolist() == [False, True, True]
     assert result.success_any.tolist() == [True, True, True]
+    assert result.terminated.tolist() == [True, False, True]
+    np.testing.assert_array_equal(result.speeds, [2.0, 7.0, np.nan])  # (1 + 2 + 3) / 3
     assert log[:2] == [("make", "hopper", 77), ("reset", 77)] and log[-1] == ("close",)
     assert len(seen) == 5  # as long as the longest episode
     assert [first.tolist() for _, first in seen][:3] == [[True] * 3, [False, False, True], [False, False, True]]
@@ -87,7 +90,8 @@ def test_each_environment_counts_for_one_episode(log):
 
 def test_scores_follow_the_tasks_rule():
     yes, no = np.array([True, True, False, False]), np.array([True, False, False, False])
-    result = Evaluation(np.array([100.0, 300, 0, 600]), np.ones(4, int), no, yes, np.zeros((4, 2)), np.zeros((1, 4)))
+    returns, rest = np.array([100.0, 300, 0, 600]), (no, no, np.zeros((4, 2)), np.zeros((1, 4)))
+    result = Evaluation(returns, np.ones(4, int), no, yes, *rest)
     assert [result.score(rule) for rule in ("return", "return / 1000")] == [250.0, 0.25]
 
 
@@ -99,7 +103,7 @@ def seeds(monkeypatch):
     def record(policy, task, episodes, seed):
         played.append(set(range(seed, seed + episodes)))
         zeros = np.zeros(episodes)
-        return Evaluation(zeros, zeros, zeros, zeros, zeros, zeros)
+        return Evaluation(*[zeros] * 8)
 
     monkeypatch.setattr(evaluation, "evaluate", record)
     monkeypatch.setattr(evaluation.algorithms, "load_policy", lambda name, folder: None)

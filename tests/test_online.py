@@ -182,7 +182,7 @@ def test_value_check_compares_like_with_like(bins, decode, rewards):
     first, pay = np.random.default_rng(0).normal(size=(2, 11)).astype(np.float32), np.full((3, 2), 2.0)
     pay[2, 1] = 0.0
     zeros = np.zeros(2)
-    columns = value_check(trainer, 0)(Evaluation(zeros, zeros, zeros, zeros, first, pay))
+    columns = value_check(trainer, 0)(Evaluation(*[zeros] * 6, first, pay))
     assert columns["discounted_return"] == pytest.approx(rewards * (1.75 + 1.5) / 2, rel=1e-5)
     z = model.encode(torch.from_numpy(first), torch.zeros(2, dtype=torch.long))
     assert columns["start_value"] == pytest.approx(trainer.critic(z).amin(0).mean().item(), rel=1e-5)

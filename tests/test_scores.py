@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from support import refusal, write_episodes
 
-from pwm import scores
+from pwm import scores, statistics
 from pwm.data.episodes import Episodes, EpisodeWriter
 from pwm.matrix import Matrix, RunId
 from pwm.scores import PROMISE
@@ -63,14 +63,20 @@ def test_scores_have_a_row_a_run(out):
     scores.collate("small", out, partial=False)
     table = read(out, "scores")
     columns = "scale suite task algorithm variant seed score return_mean return_std success_last success_any episodes"
-    columns += " env_steps updates train_wall_s eval_wall_s device simulator commit"
+    columns += " env_steps updates train_wall_s eval_wall_s device simulator commit terminated speed"
     assert list(table) == columns.split()
     expected = []
     for k, run in enumerate(RUNS):
         identity = ["small", run.suite, run.task, run.algorithm, run.variant, run.seed]
         evaluated = [100.0 + k, 5.0, 1.5, 0.0, 1.0, 10]
         expected.append([*identity, *evaluated, 640, 20 + run.seed, 33.25, 2.5, "cpu", "mujoco 3.3.0", "abc"])
-    assert table.to_numpy().tolist() == expected
+    assert table.iloc[:, :-2].to_numpy().tolist() == expected
+    assert table[["terminated", "speed"]].isna().all(axis=None)  # older evaluations do not tell
+    newer = json.dumps(EVAL | {"terminated": 3, "speed": 1.75})
+    (out / "runs" / RUNS[0].path / "eval.json").write_text(newer)
+    scores.collate("small", out, partial=False)
+    read_back = statistics.load_scores(out / "scores.csv")[["terminated", "speed"]]
+    assert read_back.iloc[0].tolist() == [3, 1.75] and read_back.iloc[1:].isna().all(axis=None)
 
 
 def test_expected_runs_say_what_ablations_vary(out, monkeypatch):

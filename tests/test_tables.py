@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from drawing import change
 from synthetic_results import arguments, with_ablations, write_results
 
 from pwm.envs.tasks import SUITES, get_task
 from workflows import published
 from workflows.results import read_results, unit_of
-from workflows.tables import aggregates, audit, claims, common, extraction, online, per_task_scores, run_times
+from workflows.tables import aggregates, audit, claims, common, extraction, gait, online, per_task_scores, run_times
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 MISSING = (
@@ -103,39 +102,6 @@ def test_extraction_by_hand(partial, tmp_path, monkeypatch):
     assert lines["walker-walk", "default"][2:5] == [f"{data[name]:.3f}" for name in ("mean", "best", "best_policy")]
     assert lines["walker-walk", "default"][6] == f"{walker.score.mean():.3f} ± {walker.score.std():.3f} (3)"
     assert lines["cheetah-run", "multitask"][6:10] == ["not run (0/3)", "–", "–", "–"]
-
-
-def learnt_online(partial: dict[str, Path], folder: Path, returns: list[float], decisions: int) -> dict[str, Path]:
-    """The results with runs of TD-MPC2 on cheetah-run, one of each seed, that learnt for so many decisions."""
-    scores = pd.read_csv(partial["scores"])
-    chosen = (scores["task"] == "cheetah-run") & (scores["algorithm"] == "tdmpc2")
-    one = scores[chosen].iloc[0].to_dict() | {"env_steps": decisions, "train_wall_s": 600.0}
-    runs = pd.DataFrame([one | {"seed": seed, "return_mean": mean} for seed, mean in enumerate(returns)])
-    pd.concat([scores[~chosen], runs]).to_csv(folder / "scores.csv", index=False)
-    return {**partial, "scores": folder / "scores.csv"}
-
-
-def test_online_agents_beside_published_seeds_by_hand(partial, tmp_path, monkeypatch):
-    """Cheetah-run, of whose published seeds the lowest is at 454.4 and the highest at 613.8 after 100,000 steps."""
-    changed = learnt_online(partial, tmp_path, [500.0, 400.0], 50_000)
-    written = write(online, changed, tmp_path / "online", monkeypatch)
-    (line,) = [row for row in rows_of(written["md"])[2:] if row[0] == "cheetah-run"]
-    theirs = ["100,000", "450 (400 to 500; 2/3)", "100,000", "519 (454 to 614; 3)", "1 of 2", "10.0"]
-    assert line == ["cheetah-run", "TD-MPC2", *theirs]
-    numbers = pd.read_csv(tmp_path / "online.csv").set_index("task").loc["cheetah-run"]
-    assert numbers[["mean", "published_low", "published_high"]].tolist() == [450.0, 454.4, 613.8]
-
-
-@pytest.mark.parametrize(
-    ("decisions", "published_steps"),
-    [(0, []), (9_000, [100_000]), (50_000, [100_000]), (50_001, [200_000]), (10_000_000, [])],
-)
-def test_online_agents_are_beside_the_first_published_point_that_is_not_before_their_end(
-    partial, tmp_path, monkeypatch, decisions, published_steps
-):
-    write(online, learnt_online(partial, tmp_path, [500.0], decisions), tmp_path / "online", monkeypatch)
-    table = pd.read_csv(tmp_path / "online.csv").query("task == 'cheetah-run'")
-    assert table["published_steps"].tolist() == published_steps
 
 
 def test_a_decision_on_mt30_is_two_steps_of_the_simulator():
@@ -284,34 +250,7 @@ def test_the_audit_sees_another_number(monkeypatch):
     assert row.computed == pytest.approx(0.99 * 0.86383125) and row.same == "no"
 
 
-def test_run_times_by_hand(tmp_path, monkeypatch):
-    paths = write_results(tmp_path, missing=("algorithm == 'shac' and seed == 2",))
-    pwm = "task == 'walker-walk' and algorithm == 'pwm' and variant == 'default'"
-    change(paths["scores"], pwm, train_wall_s=[30, 60, 120], eval_wall_s=[2, 4, 8], updates=[600, 600, 600])
-    change(paths["scores"], "algorithm == 'tdmpc2'", updates=0)  # scored in a finished model: nothing trained
-    written = write(run_times, paths, tmp_path / "run_times", monkeypatch)
-    numbers = pd.read_csv(tmp_path / "run_times.csv").set_index(["suite", "algorithm", "variant"])
-    row = numbers.loc[("mt30", "pwm", "default")]  # nine more runs: a minute for 100 updates, 10 × 500 decisions in 1 s
-    assert row[["n", "expected", "device"]].tolist() == [12, 12, "cpu"]
-    assert row[[f"train_minutes{part}" for part in ("", "_low", "_high")]].tolist() == [1, 0.5, 2]
-    assert row[["updates_per_s_low", "updates_per_s_high"]].tolist() == pytest.approx([100 / 60, 600 / 30])
-    assert row[["decisions_per_s", "decisions_per_s_low"]].tolist() == [5000, 625]
-    shac = numbers.loc[("locomotion", "shac", "default")]
-    assert shac[["n", "expected"]].tolist() == [2, 3] and np.isnan(shac["decisions_per_s"])  # episodes may end early
-    cells = {(line[0], line[1]): line[2:] for line in rows_of(written["md"])}
-    assert cells["MT30", "PWM"] == [
-        "12",
-        "cpu",
-        "1.00 [0.50 – 2.00]",
-        "0.02 [0.02 – 0.13]",
-        "1.67 [1.67 – 20.0]",
-        "5000 [625 – 5000]",
-    ]
-    assert cells["MT30", "TD-MPC2"][2:5:2] == ["–", "–"] and cells["Locomotion", "SHAC"][0] == "2/3"
-    assert ("MT30", "random policy") not in cells
-
-
-@pytest.mark.parametrize("module", [per_task_scores, aggregates, extraction, claims, audit, online, run_times])
+@pytest.mark.parametrize("module", [per_task_scores, aggregates, extraction, claims, audit, gait, online, run_times])
 def test_same_data_same_bytes_and_latex_that_compiles(module, partial, measured, tmp_path, monkeypatch):
     files = measured if module is claims else partial
     first = write(module, files, tmp_path / "a" / "table", monkeypatch)
@@ -336,7 +275,7 @@ def test_latex_escapes_what_a_user_may_name():
 
 def test_tables_of_an_empty_scale_are_empty(tmp_path, monkeypatch):
     paths = write_results(tmp_path, matrix={}, seeds=1)
-    for module in (per_task_scores, aggregates, online, run_times):
+    for module in (per_task_scores, aggregates, gait, online, run_times):
         assert len(rows_of(write(module, paths, tmp_path / "table", monkeypatch)["md"])) == 2
 
 

@@ -189,6 +189,9 @@ class LocomotionVectorEnv(TaskVectorEnv):
             self._body.terminated(qpos, qvel),
         )
 
+    def _speed(self) -> np.ndarray:
+        return self._positions_and_velocities()[1][:, 0].copy()  # every body's first coordinate is its place along x
+
     def _positions_and_velocities(self) -> tuple[np.ndarray, np.ndarray]:
         model = self._model
         return self._physics[:, 1 : 1 + model.nq], self._physics[:, 1 + model.nq : 1 + model.nq + model.nv]

@@ -23,8 +23,9 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
     Observations are float32 `[N, O]`, actions float32 `[N, A]` clipped to [-1, 1], rewards float32 `[N]`. Environment
     i draws from a generator seeded with `seed + i`, so it repeats a single environment with that seed bit for bit.
     An episode that ends is reset within the same step: `info["final_obs"]` `[N, O]` holds the observation that the
-    action led to, in every row; `info["success"]` `[N]` is the task's own success in that state. An episode that
-    terminates on its last step is `terminated`, not `truncated`.
+    action led to, in every row; `info["success"]` `[N]` is the task's own success in that state, `info["speed"]` `[N]`
+    the body's velocity forward, m/s, NaN where the task has none. An episode that terminates on its last step is
+    `terminated`, not `truncated`.
 
     A family supplies `_seed`, `_begin`, `_advance`, `_snapshot` and `_revert`.
     """
@@ -74,7 +75,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
             raise ResetNeeded("call reset before step")
         observation, reward, terminated = self._advance(self._checked_actions(actions))
         observation = observation.astype(np.float32)
-        info = {"final_obs": observation.copy(), "success": self._success()}
+        info = {"final_obs": observation.copy(), "success": self._success(), "speed": self._speed()}
         self._elapsed += 1
         truncated = (self._elapsed >= self.task.episode_length) & ~terminated
         ended = np.flatnonzero(terminated | truncated)
@@ -123,6 +124,10 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
     def _success(self) -> np.ndarray:
         """Whether each environment is in a state of success `[N]`; never, where a task knows only its reward."""
         return np.zeros(self.num_envs, bool)
+
+    def _speed(self) -> np.ndarray:
+        """How fast each body moves forward `[N]`, m/s; NaN in families whose tasks are about other things."""
+        return np.full(self.num_envs, np.nan)
 
     def _snapshot(self) -> dict[str, np.ndarray]:
         """The family's part of `state`: generators and physics."""
