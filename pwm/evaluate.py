@@ -50,6 +50,10 @@ class Evaluation:
             return float(self.success_last.mean())
         return float(self.returns.mean()) / RETURN_UNIT[rule]
 
+    def speed(self) -> float | None:
+        """Of all decisions, so that what falls at once counts little; None where the task has none."""
+        return None if np.isnan(self.speeds).any() else float(np.average(self.speeds, weights=self.lengths))
+
 
 def rollout(task: str, episodes: int, seed: int) -> Generator[tuple[np.ndarray, np.ndarray], np.ndarray, Evaluation]:
     """One episode in each of `episodes` environments: gives what a policy reads, and takes its actions [E, A].
@@ -174,7 +178,7 @@ def evaluate_run(folder: Path, episodes: int) -> dict[str, Any]:
         "success_last": float(result.success_last.mean()),
         "success_any": float(result.success_any.mean()),
         "terminated": int(result.terminated.sum()),
-        "speed": None if np.isnan(result.speeds).any() else float(result.speeds.mean()),
+        "speed": result.speed(),
         "episodes": episodes,
         "first_episode_seed": seed,
         "returns": result.returns.tolist(),

@@ -1,6 +1,7 @@
 """Scoring against a made-up environment whose returns are added up by hand."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -82,6 +83,8 @@ def test_each_environment_counts_for_one_episode(log):
     assert result.success_any.tolist() == [True, True, True]
     assert result.terminated.tolist() == [True, False, True]
     np.testing.assert_array_equal(result.speeds, [2.0, 7.0, np.nan])  # (1 + 2 + 3) / 3
+    assert result.speed() is None
+    assert replace(result, speeds=np.array([2.0, 7.0, 5.0])).speed() == pytest.approx(46 / 9)
     assert log[:2] == [("make", "hopper", 77), ("reset", 77)] and log[-1] == ("close",)
     assert len(seen) == 5  # as long as the longest episode
     assert [first.tolist() for _, first in seen][:3] == [[True] * 3, [False, False, True], [False, False, True]]
