@@ -106,7 +106,7 @@ def seeds(monkeypatch):
     def record(policy, task, episodes, seed):
         played.append(set(range(seed, seed + episodes)))
         zeros = np.zeros(episodes)
-        return Evaluation(*[zeros] * 8)
+        return Evaluation(zeros, *[zeros + 1] * 7)
 
     monkeypatch.setattr(evaluation, "evaluate", record)
     monkeypatch.setattr(evaluation.algorithms, "load_policy", lambda name, folder: None)

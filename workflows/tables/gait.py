@@ -10,9 +10,9 @@ SUITES = ("locomotion", "stiffness")
 RUN = ("suite", "task", "algorithm", "variant")
 COLUMNS = (*RUN, "seed", "env_steps", "speed", "terminated", "episodes", "n", "expected")
 NOTE = (
-    "Of the final evaluation's episodes, seed by seed. Speed: the body's velocity along x, mean of all decisions. Falls: "
-    "episodes that ended before their time. Runs: 2/3 is two of three expected. Runs whose evaluation does not tell "
-    "are left out."
+    "Of the final evaluation's episodes, seed by seed. Speed: the body's velocity along x, mean of all decisions. "
+    "Falls: episodes that ended before their time. Runs: 2/3 is two of three expected. Runs whose evaluation does not "
+    "tell are left out."
 )
 
 
