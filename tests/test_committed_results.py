@@ -19,7 +19,7 @@ from pwm.integrity import check_listed, unseal
 from pwm.matrix import Matrix, RunId
 from workflows.figures import style
 
-SCALES = ("contacts", "laptop", "learning", "tuning")
+SCALES = ("contacts", "laptop", "learning", "online-cpu", "tuning")
 TABLES = ("scores", "curves", "expected", "data")
 LIMIT = 3_000_000  # bytes, of all that is committed of these scales
 DRAWN = [(scale, file.stem) for scale in SCALES for file in sorted((ROOT / "figures" / scale).glob("*.json"))]

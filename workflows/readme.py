@@ -24,7 +24,7 @@ PAGES = {
     "contacts": Path("docs/shac.md"),
     "demo": Path("README.md"),
     "learning": Path("docs/learning.md"),
-    "online": Path("docs/online.md"),
+    "online-cpu": Path("docs/online.md"),
     "tuning": Path("docs/baselines.md"),
 }
 
