@@ -6,7 +6,6 @@ from pwm.errors import exit_on_user_error
 from workflows.results import Results, count_of, name_of, read_results
 from workflows.tables.common import number, write_table
 
-SUITES = ("locomotion", "stiffness")
 RUN = ("suite", "task", "algorithm", "variant")
 COLUMNS = (*RUN, "seed", "env_steps", "speed", "terminated", "episodes", "n", "expected")
 NOTE = (
@@ -18,13 +17,13 @@ NOTE = (
 
 def measure(results: Results) -> pd.DataFrame:
     """One row a run, tasks and algorithms in the order of figures."""
-    rows = []
-    for suite in (suite for suite in SUITES if suite in results.suites):
+    known, rows = results.scores.dropna(subset="speed"), []  # only the locomotion bodies have one
+    for suite in results.suites:
         for task in results.tasks(suite):
             for algorithm, variant in results.contestants(suite):
                 chosen = "suite == @suite and task == @task and algorithm == @algorithm and variant == @variant"
                 counts = results.count(suite, task, algorithm, variant)
-                for run in results.scores.query(chosen).dropna(subset="speed").sort_values("seed").itertuples():
+                for run in known.query(chosen).sort_values("seed").itertuples():
                     told = (run.seed, run.env_steps, run.speed, run.terminated, run.episodes)
                     rows.append((suite, task, algorithm, variant, *told, *counts))
     return pd.DataFrame(rows, columns=[*COLUMNS])
